@@ -1,0 +1,112 @@
+"""Atomic saving and safe loading: weights as safetensors, training state as plain tensors and numbers, never a pickle of code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from srrl.errors import UserError
+from srrl.runs import atomic
+
+STATE_VERSION = 1
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Training state (tensors, numbers, strings, lists, dicts) into one file, atomically.
+
+    Serialised in memory first: a failing disk then raises a plain OSError, which :func:`atomic` turns into exit 1.
+    """
+    buffer = io.BytesIO()
+    torch.save({"version": STATE_VERSION, **state}, buffer)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What :func:`save_state` wrote. Raises UserError for a file that is damaged, foreign, or would run code."""
+    state = _load_torch(path)
+    if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+        raise UserError(f"{path} is not a training state of this version: start a new run")
+    return state
+
+
+def save_weights(path: Path, model: nn.Module, **metadata: str) -> None:
+    """The model's state dict as safetensors, atomically; ``metadata`` is kept in the file's header."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    data = safetensors_bytes(state, metadata={"format": "pt", **metadata})
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors or .pt/.pth file, without ever running code from it.
+
+    Raises UserError where the file is missing, damaged or a pickle that needs more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights {path.absolute()} do not exist: expected a .safetensors or .pt file")
+    if path.suffix == ".safetensors":
+        try:
+            return parse_safetensors(path.read_bytes())
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} is not a readable safetensors file ({_line(error)}): save or copy it again"
+            ) from error
+    state = _load_torch(path)
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict: expected a mapping of names to tensors")
+    return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def load_weights(model: nn.Module, path: str | Path, what: str = "model") -> None:
+    """Every tensor of the file into ``model``, strictly. Raises UserError naming the first thing that does not fit."""
+    fit_weights(model, read_weights(path), what, str(path))
+
+
+def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: str) -> None:
+    """A state dict into ``model``, all of it or a UserError; the model is untouched on failure."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or extra:
+        first = f"lacks {missing[0]!r}" if missing else f"has {extra[0]!r}, which the {what} has not"
+        raise UserError(
+            f"{source} was saved from another architecture: it {first} ({len(missing)} missing, {len(extra)} extra): "
+            f"give the {what} the arch and width that it was trained with"
+        )
+    for key, value in state.items():
+        if own[key].shape != value.shape:
+            raise UserError(
+                f"{source} was saved from another architecture: {key!r} is {tuple(value.shape)}, the {what} expects "
+                f"{tuple(own[key].shape)}: give the {what} the arch and width that it was trained with"
+            )
+    model.load_state_dict(state)
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{Path(path).absolute()} does not exist") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors and could run code, so it is not loaded: "
+            "save its state_dict() alone, best as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path} is damaged or no torch file ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

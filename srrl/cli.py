@@ -1,0 +1,93 @@
+"""What all command lines share: exit statuses, one-line errors, and the console script ``srrl``.
+
+Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130/143 interrupted (after a checkpoint in training).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from srrl.errors import RunError, UserError
+from srrl.interrupt import Interrupted
+
+COMMANDS = {
+    "train": "train a teacher, a baseline and a distilled student",
+    "evaluate": "score the models of a run",
+    "predict": "predict on images, folders and videos",
+    "benchmark": "measure the speed of the models and of the training step",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line: its name, one-line help, the function that adds its arguments and the one that runs it."""
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    epilog: str = ""
+
+
+def main_of(command: Command, argv: list[str] | None = None) -> None:
+    """Parses, runs and exits; the body of every ``python -m srrl.<command>``."""
+    prog = f"python -m srrl.{command.name}" if argv is None else f"srrl {command.name}"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=command.help,
+        epilog=command.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    # a parallel region of libgomp that spins while a neighbour computes costs more than it saves; read at torch's import
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    sys.exit(guarded(lambda: command.run(parser.parse_args(argv))))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Runs ``action`` and turns what it raises into an exit status and one line on standard error."""
+    try:
+        return action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError:
+        print("error: out of memory: lower batch_size or image_size", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            print("error: out of memory: lower batch_size or image_size", file=sys.stderr)
+            return 1
+        raise
+
+
+def main() -> None:
+    """The console script ``srrl COMMAND …``."""
+    from srrl import __version__
+
+    listing = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="srrl",
+        description="Distil large vision models into small ones.",
+        epilog=f"commands:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    args = parser.parse_args(sys.argv[1:2])
+    main_of(import_module(f"srrl.{args.command}").COMMAND, sys.argv[2:])

@@ -1,0 +1,228 @@
+"""Typed configuration: pydantic schemas, short YAML files, ``key.sub=value`` on top, and answers to misspelt keys."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from srrl.distillers.base import MethodSettings
+from srrl.errors import UserError
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class OptimSettings(Section):
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    nesterov: bool = Field(False, description="sgd only")
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up")
+    milestones: list[float] = Field(
+        [], description="step only: epochs after which the rate is multiplied by gamma"
+    )
+    gamma: float = Field(0.1, gt=0, description="step only")
+    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = no clipping")
+    accumulate: int = Field(1, ge=1, description="batches a step")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the averaged weights, which are then the ones evaluated; 0 = off",
+    )
+
+
+class DataSettings(Section):
+    """Where the data is; tasks add what they need."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    format: str | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    workers: int | Literal["auto"] = "auto"
+
+
+class ModelSettings(Section):
+    """One network; tasks add what they need."""
+
+    arch: str
+    pretrained: bool = False
+
+
+class TeacherSettings(ModelSettings):
+    """The teacher: trained in the run's first phase, or loaded from ``checkpoint``."""
+
+    checkpoint: str | None = Field(
+        None, description="weights (.safetensors or .pt) or a run folder; no training then"
+    )
+    epochs: int | None = Field(None, ge=1, description="None: as many as the student")
+
+
+class StudentSettings(ModelSettings):
+    """The student; ``init`` starts it (and the baseline) from a file."""
+
+    init: str | None = None
+
+
+class RunSettings(MethodSettings):
+    """Everything one run needs; each task derives its own with defaults."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    task: str
+    method: str = "srrl"
+    seed: int = Field(0, ge=0)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    baseline: bool = Field(True, description="also train the student without a teacher at the same budget")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = Field(False, description="torch.compile the training step")
+    optim: OptimSettings = OptimSettings()
+    data: DataSettings = DataSettings()
+    teacher: TeacherSettings
+    student: StudentSettings
+
+    def method_settings(self) -> MethodSettings:
+        """The part that distillers read."""
+        return MethodSettings(**{k: getattr(self, k) for k in MethodSettings.model_fields})
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError for a missing file, bad YAML or anything but a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        near = (
+            difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+            if path.parent.is_dir()
+            else []
+        )
+        raise UserError(
+            f"config file {path.absolute()} does not exist"
+            + (f": did you mean {path.parent / near[0]}?" if near else "")
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())[:200]}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}: expected 'key: value' lines")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """``key.sub=value`` strings laid over a nested mapping; values are read as YAML. Returns a new mapping."""
+    result = _copy(values)
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{text!r} is not an override: expected key=value or key.sub=value")
+        try:
+            value = yaml.safe_load(raw) if raw else None
+        except yaml.YAMLError as error:
+            raise UserError(f"{text!r}: the value is not readable as YAML") from error
+        node, parts = result, key.strip().split(".")
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{text!r}: {part} is a single value, it has no keys below it")
+        if isinstance(value, dict) and isinstance(node.get(parts[-1]), dict):
+            value = _merge(node[parts[-1]], value)
+        node[parts[-1]] = value
+    return result
+
+
+def resolve(schema: type[RunSettings], *layers: dict[str, Any]) -> RunSettings:
+    """Layers of nested mappings, later ones on top, validated. Raises UserError with a 'did you mean' for unknown keys."""
+    values: dict[str, Any] = _defaults(schema)
+    for layer in layers:
+        values = _merge(values, layer)
+    try:
+        return schema.model_validate(_restring(schema, values))
+    except ValidationError as error:
+        raise UserError(_explain(schema, error)) from None
+
+
+def dump(settings: BaseModel) -> str:
+    """The settings as YAML that :func:`read_yaml` and :func:`resolve` give back unchanged."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _copy(values: Any) -> Any:
+    return {k: _copy(v) for k, v in values.items()} if isinstance(values, dict) else values
+
+
+def _merge(base: dict, top: dict) -> dict:
+    result = _copy(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merge(result[key], value) if both else _copy(value)
+    return result
+
+
+def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
+    """Nested defaults, so that one key of a section can be changed and the rest of it kept."""
+    result = {}
+    for name, field in schema.model_fields.items():
+        if field.is_required():
+            continue
+        value = field.get_default(call_default_factory=True)
+        result[name] = value.model_dump() if isinstance(value, BaseModel) else value
+    return result
+
+
+def _restring(schema: type[BaseModel], values: Any) -> Any:
+    """YAML turns 2024_01 into a number and no into False; where the schema wants text only, give it text."""
+    if not isinstance(values, dict):
+        return values
+    result = {}
+    for key, value in values.items():
+        field = schema.model_fields.get(str(key))
+        inner = _section(field.annotation) if field else None
+        if inner is not None:
+            value = _restring(inner, value)
+        elif field is not None and field.annotation in (str, str | None) and isinstance(value, (int, float)):
+            value = str(value)
+        result[str(key)] = value
+    return result
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _explain(schema: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        owner: type[BaseModel] | None = schema
+        for part in path[:-1]:
+            field = owner.model_fields.get(part) if owner else None
+            owner = _section(field.annotation) if field else None
+        known = list(owner.model_fields) if owner else []
+        close = difflib.get_close_matches(path[-1], known, 1)
+        hint = (
+            f"did you mean {'.'.join([*path[:-1], close[0]])!r}?"
+            if close
+            else f"known here: {', '.join(known)}"
+        )
+        return f"unknown key {'.'.join(path)!r}: {hint}"
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{'.'.join(path)}: {message}{shown}"

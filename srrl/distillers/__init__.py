@@ -1,0 +1,41 @@
+"""Distillation methods by name; each file holds one, and all share the shape of ``base.Distiller``."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from srrl.distillers.base import Criterion, Distiller, MethodSettings
+
+# method name -> (module, class); "none" trains the student without a teacher
+METHODS = {
+    "none": ("srrl.distillers.none", "NoTeacher"),
+    "kd": ("srrl.distillers.kd", "KD"),
+    "srrl": ("srrl.distillers.srrl", "SRRL"),
+}
+
+
+def check_method(name: str) -> str:
+    """The name itself, or a UserError that offers the nearest one."""
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, 1)
+        hint = f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(METHODS)}"
+        raise UserError(f"unknown method {name!r}{hint}")
+    return name
+
+
+def build_distiller(
+    method: str, student: nn.Module, teacher: nn.Module | None, criterion: Criterion, settings: MethodSettings
+) -> Distiller:
+    """The distiller of that name around ``student`` (trainable) and ``teacher`` (frozen here; None for ``none``)."""
+    module, name = METHODS[check_method(method)]
+    cls = getattr(import_module(module), name)
+    if cls.needs_teacher and teacher is None:
+        raise UserError(f"method {method!r} needs a teacher: give one, or use method=none")
+    return cls(student, teacher, criterion, settings)

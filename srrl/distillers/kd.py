@@ -1,0 +1,30 @@
+"""Knowledge distillation: Hinton et al. (arXiv 1503.02531) for logits, L2 between heatmaps for landmarks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from srrl import losses
+from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
+
+
+def kd_term(output: Tensor, teacher: Tensor, criterion: Criterion, settings: MethodSettings) -> Tensor:
+    """The distillation term alone: T²·KL(teacher/T ‖ student/T) on logits, the task's weighted L2 on heatmaps."""
+    if criterion.kind == "logits":
+        return losses.kd_logits(output, teacher, settings.kd_temperature)
+    return criterion.compare(output, teacher)
+
+
+class KD(Distiller):
+    """L = L_supervised + kd_weight · L_KD(student(x), teacher(x))."""
+
+    parts = ("supervised", "kd")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        x = self.image(batch)
+        _, target = self.teach(x)
+        output = self.student(x)
+        supervised = self.criterion.supervised(output, batch)
+        kd = kd_term(output, target, self.criterion, self.settings)
+        loss = supervised + self.settings.kd_weight * kd
+        return {"loss": loss, "output": output, "supervised": supervised.detach(), "kd": kd.detach()}

@@ -1,0 +1,98 @@
+"""Scoring the models of a run on its test split or on other data: ``python -m srrl.evaluate RUN``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from srrl.cli import Command, main_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from srrl.config import RunSettings
+    from srrl.runs import RunFolder
+    from srrl.task import Data, Task
+
+FORMATS = ("ibug", "wflw", "300w", "cofw", "aflw", "coco", "csv")
+
+
+def measure(
+    task: Task, cfg: RunSettings, run: RunFolder, data: Data, models: dict[str, nn.Module]
+) -> dict[str, Any]:
+    """results.json: the task's metrics, size and speed of each model on ``data.test``."""
+    import os
+
+    from srrl.model import count_macs, count_parameters
+    from srrl.speed import latency
+
+    one, many = (
+        latency(models, data.image_size),
+        latency(models, data.image_size, thread_count=os.cpu_count() or 1),
+    )
+    results: dict[str, Any] = {
+        "task": task.name,
+        "method": cfg.method,
+        "seed": cfg.seed,
+        "dataset": data.name,
+        "split": data.details.get("split", "test"),
+        "protocol": data.protocol,
+    }
+    for name, model in models.items():
+        results[name] = {
+            **task.evaluate(model, data.test, cfg, full=True),
+            "params": count_parameters(model),
+            "macs": count_macs(model, data.image_size),
+            "size_bytes": run.weights(name).stat().st_size,
+            "latency_ms_p50": one[name]["p50"],
+            "latency_ms_p95": one[name]["p95"],
+            "latency_ms_p50_all_threads": many[name]["p50"],
+            "latency_ms_p95_all_threads": many[name]["p95"],
+        }
+    return results | task.reference(data, cfg)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder that train made")
+    parser.add_argument("--model", choices=["teacher", "student", "baseline", "all"], default="all")
+    parser.add_argument("--data", metavar="PATH", help="other data than the run's test split")
+    parser.add_argument(
+        "--format", metavar="F", help=f"format of --data: {', '.join(FORMATS)} (found by itself if left out)"
+    )
+    parser.add_argument(
+        "--box", choices=["landmark", "given", "detector"], help="what the crop is made from (faces)"
+    )
+    parser.add_argument("--flip-test", action="store_true", help="average with the mirrored picture (faces)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here, in the shape of results.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    from srrl.api import open_run
+    from srrl.runs import write_json
+
+    opened = open_run(args.run, None if args.model == "all" else args.model)
+    changes: dict[str, Any] = {}
+    if args.data:
+        changes |= {"data": {"train": None, "val": None, "test": args.data, "format": args.format}}
+    if args.box:
+        changes.setdefault("data", {})["box"] = args.box
+    if args.flip_test:
+        changes["flip_test"] = True
+    cfg = opened.changed(changes)
+    data = opened.task.prepare(cfg, lambda text: print(text, file=sys.stderr), evaluation=True)
+    results = measure(opened.task, cfg, opened.run, data, opened.models())
+    if args.json:
+        from pathlib import Path
+
+        write_json(Path(args.json), results)
+    for name in opened.names:
+        figures = "  ".join(f"{k} {v:.4g}" for k, v in results[name].items() if isinstance(v, (int, float)))
+        print(f"{name:8s} {figures}")
+    return 0
+
+
+COMMAND = Command("evaluate", "Score the models of a run.", add_arguments, run)
+
+if __name__ == "__main__":
+    main_of(COMMAND)

@@ -1,0 +1,353 @@
+"""The model protocol, adapters for torchvision, timm and any module, and freezing.
+
+A model of SRRL takes RGB images (N, 3, H, W) in 0–1 and offers ``forward_features(x)`` → map (N, C, H, W),
+``forward_head(map)`` → prediction, ``forward_intermediates(x)`` → the maps of its stages and ``feature_channels``.
+Each adapter applies its own model's input normalisation, so that teacher and student may be used to different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from srrl.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What teacher and student must offer; the names are timm's."""
+
+    feature_channels: int
+
+    def forward_features(self, x: Tensor) -> Tensor: ...
+
+    def forward_head(self, features: Tensor) -> Tensor: ...
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """Images as the data sets give them (uint8 0–255, or float 0–1) → float 0–1."""
+    return image.float().div(255.0) if image.dtype == torch.uint8 else image
+
+
+class Normalize(nn.Module):
+    """(x − mean) / std a channel, for x in 0–1; part of the model, not of the data."""
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Adapter(nn.Module):
+    """Base of the adapters: the full forward is head ∘ features."""
+
+    feature_channels: int
+    output_kind = "logits"
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} defines no forward_features")
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} defines no forward_head")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class Split(Adapter):
+    """Any model given as two modules: ``features`` (images → map) and ``head`` (map → prediction).
+
+    ``channels`` is the map's channel count; found with a zero image of ``probe`` (C, H, W) when left out.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        head: nn.Module,
+        *,
+        channels: int | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        probe: tuple[int, int, int] = (3, 64, 64),
+    ):
+        super().__init__(mean, std)
+        self.features, self.head = features, head
+        self.feature_channels = channels or _probe_channels(self, probe)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(self.normalize(x))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+
+class TimmModel(Adapter):
+    """A timm model under the protocol.
+
+    Channels-last maps (Swin) are turned to NCHW and back. A ViT that pools its patch tokens gives them as a map on
+    their grid; a ViT that reads its class token gives that token as a 1×1 map, and its head takes the spatial mean of
+    the map it is handed as the class token, which is exact for its own features.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        num_classes: int | None = None,
+        model: nn.Module | None = None,
+    ):
+        model = model or _timm(name, pretrained, num_classes)
+        cfg = getattr(model, "pretrained_cfg", {}) or {}
+        super().__init__(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD))
+        self.model = model
+        self.feature_channels = model.num_features
+        self.layout = getattr(model, "output_fmt", "NCHW")
+        self.layout = getattr(self.layout, "value", self.layout)
+        self.prefix = getattr(model, "num_prefix_tokens", 0) if hasattr(model, "patch_embed") else 0
+        fixed = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        self.probe_size = fixed[0] if fixed else 64  # some token models take one image size only
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        out = self.model.forward_features(self.normalize(x))
+        if out.ndim == 3:
+            if self.model.global_pool == "token":
+                return out[:, 0, :, None, None]
+            tokens = out[:, self.prefix :]
+            side = int(tokens.shape[1] ** 0.5)
+            if side * side != tokens.shape[1]:
+                raise UserError(
+                    f"{type(self.model).__name__} gives {tokens.shape[1]} tokens, not a square grid: use a square input"
+                )
+            return tokens.transpose(1, 2).unflatten(2, (side, side))
+        return out.permute(0, 3, 1, 2) if self.layout == "NHWC" else out
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        if hasattr(self.model, "fc_norm") and hasattr(self.model, "patch_embed"):
+            pooled = features.mean((2, 3))
+            return self.model.head(self.model.head_drop(self.model.fc_norm(pooled)))
+        return self.model.forward_head(features.permute(0, 2, 3, 1) if self.layout == "NHWC" else features)
+
+    def forward_intermediates(self, x: Tensor) -> list[Tensor]:
+        return self.model.forward_intermediates(self.normalize(x), intermediates_only=True)
+
+
+class TorchvisionModel(Adapter):
+    """A torchvision classifier under the protocol: ResNets, ``features``/``classifier`` networks, RegNet, ShuffleNetV2."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        num_classes: int | None = None,
+        model: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.model = model or _torchvision(name, pretrained, num_classes)
+        m = self.model
+        if hasattr(m, "layer4"):
+            self.stages = ("layer1", "layer2", "layer3", "layer4")
+        elif hasattr(m, "features") and hasattr(m, "classifier"):
+            self.stages = ("features",)
+        elif hasattr(m, "trunk_output"):
+            self.stages = ("stem", "trunk_output")
+        elif hasattr(m, "stage4") and hasattr(m, "conv5"):
+            self.stages = ("stage2", "stage3", "stage4", "conv5")
+        else:
+            raise UserError(
+                f"torchvision model {name!r} has no last map that this adapter knows: "
+                "use timm/<name>, or give your own split with srrl.Split(features, head)"
+            )
+        self.feature_channels = _probe_channels(self, (3, 64, 64))
+
+    def forward_intermediates(self, x: Tensor) -> list[Tensor]:
+        m, x = self.model, self.normalize(x)
+        if hasattr(m, "layer4"):
+            x = m.maxpool(m.relu(m.bn1(m.conv1(x))))
+        elif hasattr(m, "stage4"):
+            x = m.maxpool(m.conv1(x))
+        maps = []
+        for stage in self.stages:
+            x = getattr(m, stage)(x)
+            maps.append(x)
+        if type(m).__name__ == "DenseNet":
+            maps[-1] = maps[-1].relu()
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.forward_intermediates(x)[-1]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        m = self.model
+        pooled = m.avgpool(features) if hasattr(m, "avgpool") else features.mean((2, 3), keepdim=True)
+        if type(m).__name__ == "ConvNeXt":  # its classifier normalises before it flattens
+            return m.classifier(pooled)
+        pooled = pooled.flatten(1)
+        return m.classifier(pooled) if hasattr(m, "classifier") else m.fc(pooled)
+
+
+class Backbone(nn.Module):
+    """The map of an adapter without its head, for networks with a head of their own."""
+
+    def __init__(self, adapter: Adapter):
+        super().__init__()
+        self.adapter, self.channels = adapter, adapter.feature_channels
+        self.normalize = adapter.normalize
+        adapter.normalize = nn.Identity()  # the owner of the backbone normalises
+
+    def intermediates(self, x: Tensor) -> list[Tensor]:
+        return self.adapter.forward_intermediates(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.adapter.forward_features(x)
+
+
+def build_model(name: str, *, num_classes: int | None = None, pretrained: bool = False) -> Adapter:
+    """``timm/<name>`` or ``torchvision/<name>`` → adapter. Raises UserError for unknown names or unreachable weights."""
+    library, _, rest = name.partition("/")
+    if library == "timm":
+        return TimmModel(rest, pretrained=pretrained, num_classes=num_classes)
+    if library == "torchvision":
+        return TorchvisionModel(rest, pretrained=pretrained, num_classes=num_classes)
+    raise UserError(f"model {name!r} is not known: expected timm/<name> or torchvision/<name>")
+
+
+def build_backbone(name: str, *, pretrained: bool = False) -> Backbone:
+    """The convolutional trunk of ``timm/<name>`` or ``torchvision/<name>``."""
+    adapter = build_model(name, pretrained=pretrained)
+    for attribute in ("fc", "classifier", "head"):  # unused weights would be counted and saved
+        if isinstance(getattr(adapter.model, attribute, None), nn.Module):
+            setattr(adapter.model, attribute, nn.Identity())
+    return Backbone(adapter)
+
+
+def adapt(model: nn.Module) -> nn.Module:
+    """A module as the protocol wants it: itself where it complies, else wrapped by the adapter of its library."""
+    if isinstance(model, Adapter) or (
+        isinstance(model, Model) and not type(model).__module__.startswith("timm.")
+    ):
+        return model
+    module = type(model).__module__
+    if module.startswith("timm."):
+        return TimmModel(type(model).__name__, model=model)
+    if module.startswith("torchvision."):
+        return TorchvisionModel(type(model).__name__, model=model)
+    raise UserError(
+        f"{type(model).__name__} has no forward_features/forward_head/feature_channels: "
+        "add them, or wrap it with srrl.Split(features, head)"
+    )
+
+
+class Frozen(nn.Module):
+    """A teacher: no parameter takes a gradient, and it stays in eval mode whatever ``train()`` is called on its owner."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.feature_channels = model.feature_channels
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.model.forward_features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.model.forward_head(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, frozen ones included, buffers not."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(model: nn.Module, image_size: int) -> int:
+    """Multiply-adds of one image (3, S, S): torch's operation counter counts each as two, so half of it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(model.parameters())
+    was = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=parameter.device))
+    model.train(was)
+    return counter.get_total_flops() // 2
+
+
+def _probe_channels(model: Adapter, shape: tuple[int, int, int]) -> int:
+    was = model.training
+    with torch.no_grad():
+        channels = model.eval().forward_features(torch.zeros(1, *shape)).shape[1]
+    model.train(was)
+    return channels
+
+
+def _timm(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        raise UserError(
+            f"timm has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
+        )
+    extra = {} if num_classes is None else {"num_classes": num_classes}
+    return _fetch(lambda: timm.create_model(name, pretrained=pretrained, **extra), f"timm/{name}", pretrained)
+
+
+def _torchvision(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
+    import difflib
+
+    import torchvision.models as zoo
+
+    if name not in zoo.list_models():
+        close = difflib.get_close_matches(name, zoo.list_models(), 3)
+        raise UserError(
+            f"torchvision has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
+        )
+    if pretrained and num_classes not in (None, 1000):
+        model = _torchvision(name, True, None)
+        _replace_classifier(model, num_classes)
+        return model
+    extra = {} if num_classes is None else {"num_classes": num_classes}
+    return _fetch(
+        lambda: zoo.get_model(name, weights="DEFAULT" if pretrained else None, **extra),
+        f"torchvision/{name}",
+        pretrained,
+    )
+
+
+def _replace_classifier(model: nn.Module, num_classes: int) -> None:
+    owner, key = (model, "fc") if hasattr(model, "fc") else (model, "classifier")
+    last = getattr(owner, key)
+    if isinstance(last, nn.Sequential):
+        owner, key, last = last, str(len(last) - 1), last[-1]
+    setattr(owner, key, nn.Linear(last.in_features, num_classes))
+
+
+def _fetch(make, name: str, pretrained: bool) -> nn.Module:
+    try:
+        return make()
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"pretrained weights of {name} could not be fetched ({reason}): "
+            "check the network, give a local file with teacher.checkpoint=FILE, or set pretrained=false"
+        ) from error

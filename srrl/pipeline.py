@@ -1,0 +1,176 @@
+"""One run from config to report: data → teacher → baseline → student → results, each phase resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from srrl import runs
+from srrl.checkpoint import load_weights, save_weights
+from srrl.config import RunSettings, dump
+from srrl.distillers import build_distiller, check_method
+from srrl.errors import UserError
+from srrl.interrupt import GracefulStop
+from srrl.runs import MetricsLog, RunFolder
+from srrl.task import Data, Task
+from srrl.trainer import Phase, Trainer, make_accelerator
+
+
+class Pipeline:
+    """A run in its folder. Calling :meth:`run` again on the same folder goes on where it stopped.
+
+    ``batches`` ends each epoch after so many (a dry run).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        cfg: RunSettings,
+        run: RunFolder,
+        *,
+        stop: GracefulStop | None = None,
+        say: Callable[[str], None] = print,
+        batches: int | None = None,
+    ):
+        check_method(cfg.method)
+        self.task, self.cfg, self.run_folder = task, cfg, run
+        self.stop, self.say, self.batches = stop or GracefulStop(), say, batches
+        self.log = MetricsLog(run.path / "metrics.csv")
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Everything; returns what results.json holds."""
+        cfg, task, run = self.cfg, self.task, self.run_folder
+        runs.write_text(run.config, dump(cfg))
+        if not (run.path / "environment.json").is_file():
+            runs.write_json(run.path / "environment.json", runs.environment())
+        self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
+        with self.timed("data"):
+            data = task.prepare(cfg, self.say)
+            runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
+        models: dict[str, nn.Module] = {}
+        chosen: dict[str, dict[str, Any]] = {}
+        if cfg.method != "none" or cfg.teacher.checkpoint:
+            with self.timed("teacher"):
+                models["teacher"], chosen["teacher"] = self.teacher(data)
+        phases = [("student", cfg.method)]
+        if cfg.baseline and cfg.method != "none":
+            phases.insert(0, ("baseline", "none"))
+        for phase, method in phases:
+            with self.timed(phase):
+                models[phase], chosen[phase] = self.student(phase, method, data, models.get("teacher"))
+        with self.timed("evaluation"):
+            return finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
+
+    @contextlib.contextmanager
+    def timed(self, what: str):
+        """Keeps how long the block took, for the report."""
+        start = time.monotonic()
+        yield
+        self.seconds[what] = time.monotonic() - start
+
+    def teacher(self, data: Data) -> tuple[nn.Module, dict[str, Any]]:
+        """The teacher: from a checkpoint, or trained on the labels by the same loop."""
+        cfg, run = self.cfg, self.run_folder
+        torch.manual_seed(cfg.seed)
+        model = self.task.build_teacher(cfg)
+        if cfg.teacher.checkpoint:
+            load_weights(model, weights_of(cfg.teacher.checkpoint), "teacher")
+            self.say(f"teacher: weights from {cfg.teacher.checkpoint}")
+            if not run.weights("teacher").is_file():
+                save_weights(run.weights("teacher"), model, phase="teacher")
+            return model, {}
+        return model, self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs)
+
+    def student(
+        self, phase: str, method: str, data: Data, teacher: nn.Module | None
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """The student under ``method``; baseline and student start from the same weights and see the same batches."""
+        cfg = self.cfg
+        torch.manual_seed(cfg.seed)
+        model = self.task.build_student(cfg)
+        if cfg.student.init:
+            load_weights(model, weights_of(cfg.student.init, "student"), "student")
+        return model, self.fit(phase, method, model, teacher, data, cfg.epochs)
+
+    def fit(
+        self, phase: str, method: str, model: nn.Module, teacher: nn.Module | None, data: Data, epochs: int
+    ) -> dict[str, Any]:
+        """Trains one network and leaves the weights that validation chose in it."""
+        cfg, task, run = self.cfg, self.task, self.run_folder
+        settings = Phase(
+            name=phase,
+            epochs=epochs,
+            batch_size=cfg.batch_size,
+            seed=cfg.seed,
+            optim=cfg.optim,
+            metric=task.metric,
+            higher=task.higher,
+            workers=cfg.data.workers,
+            compile=cfg.compile,
+            limit=self.batches,
+            checkpoint=run.checkpoint(phase),
+            best_weights=run.weights(phase),
+            last_weights=run.weights(f"{phase}-last"),
+        )
+        distiller = build_distiller(method, model, teacher, task.criterion(cfg), cfg.method_settings())
+        trainer = Trainer(
+            distiller,
+            data.train,
+            settings,
+            accelerator=self.accelerator,
+            log=self.log,
+            stop=self.stop,
+            say=self.say,
+            validate=lambda m: task.evaluate(m, data.val, cfg),
+        )
+        outcome = trainer.fit()
+        self.accelerator.free_memory()
+        load_weights(model, run.weights(phase), phase)
+        model.to(self.accelerator.device)
+        return {"best": outcome["best"], "last": outcome["last"]}
+
+
+def weights_of(path: str, name: str = "teacher") -> Path:
+    """A weights file, or that of model ``name`` in a run folder."""
+    p = Path(path)
+    if p.is_dir():
+        return RunFolder.open(p).weights(name)
+    if not p.is_file():
+        raise UserError(
+            f"{p.absolute()} does not exist: expected a .safetensors or .pt file, or a run folder"
+        )
+    return p
+
+
+def finish(
+    task: Task,
+    cfg: RunSettings,
+    run: RunFolder,
+    data: Data,
+    models: dict[str, nn.Module],
+    chosen: dict[str, Any],
+    seconds: dict[str, float],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Scores the test split, measures speed, writes results.json, plots and report.md."""
+    from srrl.evaluate import measure
+    from srrl.report import write_report
+
+    results = measure(task, cfg, run, data, models)
+    runs.write_json(run.results, results)
+    write_report(task, cfg, run, data, models, results, chosen, seconds)
+    for name in models:
+        m = results[name]
+        say(
+            f"{name:8s} {task.metric} {m[task.metric]:.3f}{task.unit}  {m['params'] / 1e6:.2f}M parameters  "
+            f"{m['macs'] / 1e6:.0f}M multiply-adds  {m['latency_ms_p50']:.1f} ms (one thread)"
+        )
+    say(f"report: {run.report}")
+    return results

@@ -1,0 +1,176 @@
+"""The run folder: where config, metrics, weights, checkpoints, plots and results of one run lie."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from srrl.errors import RunError, UserError
+
+MODELS = ("teacher", "student", "baseline")
+
+
+@contextlib.contextmanager
+def atomic(path: Path):
+    """Gives a temporary path beside ``path``, renamed over it on success and removed on failure.
+
+    The file is flushed to the disk before the rename, so that a crash leaves the old file or the new one, never half.
+    Raises RunError (exit 1) where the disk is full or not writable; what stood at ``path`` is untouched then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(
+            f"could not save {path}: {error.strerror or error}; what was saved before is intact"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``text`` into ``path``, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON into ``path``, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class RunFolder:
+    """Paths of one run and the few files that grow during it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.results = self.path / "results.json"
+        self.plots = self.path / "plots"
+        self.report = self.path / "report.md"
+
+    @classmethod
+    def create(cls, task: str, explicit: str | None = None) -> RunFolder:
+        """A fresh folder: ``explicit`` (must not exist), or the next free number under ``runs/<task>/``."""
+        if explicit is not None:
+            path = Path(explicit)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                raise UserError(
+                    f"run folder {path.absolute()} exists: choose another --run-dir, or go on with --resume {path}"
+                ) from None
+            except OSError as error:
+                raise UserError(f"run folder {path.absolute()} cannot be made: {error.strerror}") from error
+            return cls(path)
+        root = Path("runs") / task
+        number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
+        while True:
+            try:
+                (root / f"{number:03d}").mkdir(parents=True)
+                return cls(root / f"{number:03d}")
+            except FileExistsError:  # another run took it a moment ago
+                number += 1
+            except OSError as error:
+                raise UserError(
+                    f"{(root).absolute()} cannot be written: {error.strerror}; give --run-dir DIR"
+                ) from error
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run. Raises UserError where there is none."""
+        run = cls(path)
+        if not run.config.is_file():
+            what = "has no config.yaml, so it is no run folder" if run.path.is_dir() else "does not exist"
+            raise UserError(
+                f"{run.path.absolute()} {what}: expected a folder that python -m srrl.train made, such as runs/faces/001"
+            )
+        return run
+
+    def weights(self, name: str) -> Path:
+        """weights/<name>.safetensors"""
+        return self.path / "weights" / f"{name}.safetensors"
+
+    def checkpoint(self, phase: str) -> Path:
+        """checkpoints/<phase>.pt"""
+        return self.path / "checkpoints" / f"{phase}.pt"
+
+    def models(self) -> list[str]:
+        """Which of teacher, student and baseline have saved weights."""
+        return [m for m in MODELS if self.weights(m).is_file()]
+
+
+class MetricsLog:
+    """metrics.csv: one row an epoch and phase, one header, rewritten whole (it is small) and atomically.
+
+    On resume, rows newer than the checkpoint are cut with :meth:`trim`, so that no epoch stands twice.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with open(path, newline="", encoding="utf-8") as handle:
+                self.rows = list(csv.DictReader(handle))
+
+    def trim(self, phase: str, epoch: int) -> None:
+        """Drops the rows of ``phase`` after ``epoch`` epochs."""
+        self.rows = [r for r in self.rows if r["phase"] != phase or int(r["epoch"]) <= epoch]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row (must hold ``phase`` and ``epoch``) and saves."""
+        self.rows.append({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        columns = list(dict.fromkeys(k for r in self.rows for k in r))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, buffer.getvalue())
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and command: what environment.json holds."""
+    import importlib.metadata as metadata
+
+    import torch
+
+    versions = {}
+    for package in (
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "albumentations",
+        "opencv-python-headless",
+        "numpy",
+        "anny",
+    ):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "srrl": __import__("srrl").__version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "device": device,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(sys.argv),
+    }

@@ -1,0 +1,140 @@
+"""The Task protocol, and the registry that finds tasks by name without importing the others."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from srrl.config import RunSettings
+    from srrl.distillers.base import Criterion
+
+# tasks that ship with the package: name -> (module, class). Plugins come from entry points of the group "srrl.tasks".
+BUILT_IN = {"faces": ("srrl_tasks.faces.task", "FacesTask")}
+GROUP = "srrl.tasks"
+
+
+@dataclass
+class Data:
+    """What a task made ready: data sets (samples are dictionaries with ``image`` and ``index``) and how to name them."""
+
+    train: Dataset | None
+    val: Dataset | None
+    test: Dataset
+    name: str
+    protocol: str
+    image_size: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task:
+    """A kind of prediction: its settings, data, networks, loss, metrics and pictures. One instance serves one run.
+
+    ``metric`` chooses the best epoch on the validation split; ``higher`` says which way is better, ``unit`` what it is in.
+    """
+
+    name: str
+    settings: type[RunSettings]
+    metric: str
+    higher: bool
+    unit: str
+    quick: dict[str, Any] = {}
+
+    def prepare(self, cfg: RunSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
+        """Data sets of the run, made or read; only the test split where ``evaluation``."""
+        raise TypeError(f"{type(self).__name__} defines no prepare")
+
+    def build_teacher(self, cfg: RunSettings) -> nn.Module:
+        """The untrained teacher; ``prepare`` has put what the data decides (points, classes) into ``cfg``."""
+        raise TypeError(f"{type(self).__name__} defines no build_teacher")
+
+    def build_student(self, cfg: RunSettings) -> nn.Module:
+        """The untrained student, with the initial weights that the seed gives."""
+        raise TypeError(f"{type(self).__name__} defines no build_student")
+
+    def criterion(self, cfg: RunSettings) -> Criterion:
+        """How predictions meet labels and each other."""
+        raise TypeError(f"{type(self).__name__} defines no criterion")
+
+    def image_size(self, cfg: RunSettings) -> int:
+        """Side of the square images that the networks take, pixels."""
+        raise TypeError(f"{type(self).__name__} defines no image_size")
+
+    def example_batch(self, cfg: RunSettings, size: int) -> dict[str, Any]:
+        """A random batch of ``size`` samples with plausible labels, for timing."""
+        raise TypeError(f"{type(self).__name__} defines no example_batch")
+
+    def evaluate(
+        self, model: nn.Module, dataset: Dataset, cfg: RunSettings, *, full: bool = False
+    ) -> dict[str, Any]:
+        """Metrics of ``model``; only the numbers that belong into a log unless ``full``."""
+        raise TypeError(f"{type(self).__name__} defines no evaluate")
+
+    def reference(self, data: Data, cfg: RunSettings) -> dict[str, float]:
+        """Metrics of a prediction without a network (the mean shape, the largest class); empty where there is none."""
+        return {}
+
+    def figures(
+        self, models: dict[str, nn.Module], data: Data, cfg: RunSettings, folder: Path
+    ) -> list[tuple[str, str]]:
+        """Task-specific plots written into ``folder``; (file name, caption) of each, for the report."""
+        return []
+
+    def predictor(self, model: nn.Module, cfg: RunSettings) -> Any:
+        """A callable image → prediction with ``draw`` and ``rows``, for :func:`srrl.load` and the command line."""
+        raise TypeError(f"{type(self).__name__} defines no predictor")
+
+
+def task_names() -> dict[str, str]:
+    """Every task by name, with where it comes from."""
+    found = {name: "built in" for name in BUILT_IN}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, point.value)
+    return found
+
+
+def get_task(name: str) -> Task:
+    """An instance of the named task. Raises UserError, with the nearest name, for an unknown one."""
+    if name in BUILT_IN:
+        ensure_tasks_importable()
+        module, cls = BUILT_IN[name]
+        return getattr(import_module(module), cls)()
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point.load()()
+    known = task_names()
+    close = difflib.get_close_matches(name, known, 1)
+    raise UserError(
+        f"unknown task {name!r}: "
+        + (f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}")
+    )
+
+
+def ensure_tasks_importable() -> None:
+    """Makes ``srrl_tasks`` importable in a checkout that was not installed.
+
+    Installed, the folder ``tasks/`` has that name; as plain ``tasks`` it would clash with users' own modules.
+    """
+    if "srrl_tasks" in sys.modules or importlib.util.find_spec("srrl_tasks") is not None:
+        return
+    init = Path(__file__).resolve().parent.parent / "tasks" / "__init__.py"
+    if not init.is_file():
+        raise UserError("the bundled tasks are not installed: run pip install . in the project's folder")
+    spec = importlib.util.spec_from_file_location(
+        "srrl_tasks", init, submodule_search_locations=[str(init.parent)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["srrl_tasks"] = module
+    spec.loader.exec_module(module)

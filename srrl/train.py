@@ -1,0 +1,150 @@
+"""Training from the command line: ``python -m srrl.train --task faces``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from srrl.cli import Command, main_of
+from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from srrl.config import RunSettings
+    from srrl.runs import RunFolder
+    from srrl.task import Task
+
+EPILOG = """examples:
+  python -m srrl.train --task faces                                  the embedded synthetic faces
+  python -m srrl.train --task faces -c configs/faces-pts.yaml data.train=photos/
+  python -m srrl.train --task faces method=kd epochs=20 student.width=24
+  python -m srrl.train --resume runs/faces/001
+
+exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130/143 interrupted after a checkpoint"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="settings on top of the config file"
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--task", metavar="NAME", help="faces, or a task that an installed plugin brings")
+    what.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
+    what.add_argument("--quick", action="store_true", help="a short run that shows everything works")
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--run-dir", metavar="DIR", help="new run folder (default: the next number under runs/<task>/)"
+    )
+    where.add_argument("--resume", metavar="RUN", help="go on with an interrupted run")
+    look = parser.add_argument_group("look first")
+    look.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    look.add_argument(
+        "--dry-run", action="store_true", help="one batch of every phase in a temporary folder, then stop"
+    )
+
+
+def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
+    """Task and settings of the command line: task defaults < --quick < config file < overrides."""
+    from srrl.config import apply_overrides, read_yaml, resolve
+    from srrl.task import get_task, task_names
+
+    given = read_yaml(args.config) if args.config else {}
+    given = apply_overrides(given, args.overrides)
+    name = args.task or given.get("task")
+    if not name:
+        raise UserError(f"no task: give --task with one of {', '.join(task_names())}")
+    if args.task and given.get("task", args.task) != args.task:
+        raise UserError(f"--task {args.task} does not fit the config, which is for task {given['task']!r}")
+    task = get_task(name)
+    return task, resolve(task.settings, task.quick if args.quick else {}, given, {"task": name})
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.resume:
+        return _resume(args)
+    task, cfg = resolve_settings(args)
+    from srrl.config import dump
+
+    if args.print_config:
+        print(dump(cfg), end="")
+        return 0
+    if args.dry_run:
+        return _dry_run(task, cfg)
+    from srrl.runs import RunFolder
+
+    return _train(task, cfg, RunFolder.create(cfg.task, args.run_dir))
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from srrl.config import read_yaml, resolve
+    from srrl.runs import RunFolder
+    from srrl.task import get_task
+
+    if args.overrides or args.config or args.task or args.run_dir or args.quick:
+        raise UserError("--resume takes a run as it is: leave out the other arguments")
+    folder = RunFolder.open(args.resume)
+    if folder.results.is_file():
+        print(f"{folder.path} is finished: see {folder.report}")
+        return 0
+    values = read_yaml(folder.config)
+    task = get_task(values.get("task", ""))
+    return _train(task, resolve(task.settings, values), folder)
+
+
+def _train(task: Task, cfg: RunSettings, folder: RunFolder) -> int:
+    from srrl.interrupt import GracefulStop, Interrupted
+    from srrl.pipeline import Pipeline
+
+    with GracefulStop() as stop:
+        try:
+            _header(cfg, folder)
+            Pipeline(task, cfg, folder, stop=stop, say=_say).run()
+        except Interrupted:
+            print(
+                f"\ninterrupted; go on with: python -m srrl.train --resume {shlex.quote(str(folder.path))}",
+                file=sys.stderr,
+            )
+            raise
+    return 0
+
+
+def _dry_run(task: Task, cfg: RunSettings) -> int:
+    """Every phase for one batch on the real data, in a folder that is removed again."""
+    import tempfile
+    from pathlib import Path
+
+    from srrl.interrupt import GracefulStop
+    from srrl.pipeline import Pipeline
+    from srrl.runs import RunFolder
+
+    short: dict[str, Any] = {"epochs": 1, "baseline": cfg.baseline}
+    cfg = cfg.model_copy(update=short)
+    cfg.teacher.epochs = 1
+    with tempfile.TemporaryDirectory(prefix="srrl-dry-run-") as temporary, GracefulStop() as stop:
+        Pipeline(task, cfg, RunFolder(Path(temporary)), stop=stop, say=_say, batches=1).run()
+    print("dry run: every phase works")
+    return 0
+
+
+def _header(cfg: RunSettings, folder: RunFolder) -> None:
+    from srrl.config import dump
+    from srrl.runs import environment
+
+    info = environment()
+    versions = ", ".join(f"{k} {v}" for k, v in info["packages"].items())
+    _say(f"srrl {info['srrl']}, python {info['python']}, {versions}")
+    _say(
+        f"device: {info['device']} ({info['cpu_capability']}, {info['threads']} threads)   run folder: {folder.path}"
+    )
+    _say("config:\n" + "".join(f"  {line}\n" for line in dump(cfg).splitlines()).rstrip())
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+COMMAND = Command("train", "Train a teacher, a baseline and a distilled student.", add_arguments, run, EPILOG)
+
+if __name__ == "__main__":
+    main_of(COMMAND)

@@ -1,0 +1,295 @@
+"""The training loop: one distiller, one data set, epochs, checkpoints that resume bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+
+from srrl.checkpoint import load_state, save_state, save_weights
+from srrl.config import OptimSettings
+from srrl.data import train_loader
+from srrl.distillers.base import Distiller
+from srrl.errors import RunError
+from srrl.interrupt import GracefulStop
+from srrl.progress import EpochProgress
+from srrl.schedule import build_optimizer, rate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from srrl.runs import MetricsLog
+
+CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
+CHECKPOINT_SECONDS = 600.0  # a long epoch is also saved in its middle
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one call of the trainer does and where it writes.
+
+    ``metric`` names the validation figure that chooses the best epoch; ``higher`` says which way is better.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    seed: int
+    optim: OptimSettings
+    metric: str | None = None
+    higher: bool = False
+    workers: int | str = "auto"
+    compile: bool = False
+    limit: int | None = None  # batches an epoch, for a dry run
+    checkpoint: Path | None = None
+    best_weights: Path | None = None
+    last_weights: Path | None = None
+
+
+def make_accelerator(precision: str = "auto", accumulate: int = 1) -> Accelerator:
+    """Accelerate's handle on device, precision and processes. ``auto`` is bf16 where the hardware computes in it, else fp32."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # precision may differ from an earlier run in this process
+    mixed = {"auto": "bf16" if has_bf16() else "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
+    if mixed == "fp16" and not torch.cuda.is_available():
+        raise RunError("precision=fp16 needs a GPU: use bf16 or fp32 here")
+    return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=accumulate, rng_types=[])
+
+
+def has_bf16() -> bool:
+    """Whether bf16 matrix products run in hardware here; emulated ones are slower than fp32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.mps.is_available():
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class Trainer:
+    """Trains a distiller. ``validate(model)`` gives the metrics of the student (its average where ``ema`` is on)."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        dataset: Dataset,
+        phase: Phase,
+        *,
+        accelerator: Accelerator | None = None,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        log: MetricsLog | None = None,
+        stop: GracefulStop | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        self.distiller, self.dataset, self.phase = distiller, dataset, phase
+        self.accelerator = accelerator or make_accelerator(accumulate=phase.optim.accumulate)
+        self.accelerator.gradient_accumulation_steps = phase.optim.accumulate
+        self.validate, self.log, self.stop, self.say = validate, log, stop or GracefulStop(), say
+        self.epoch = self.step = 0  # finished epochs, and finished batches of the running one
+        self.sums: dict[str, float] = {}
+        self.best: dict[str, float] | None = None
+        self.last: dict[str, float] = {}
+        self.average: AveragedModel | None = None
+
+    def fit(self) -> dict[str, Any]:
+        """Runs (or goes on with) the phase. Returns ``{"best": {...}, "last": {...}, "seconds": ...}``.
+
+        Raises Interrupted after a checkpoint where a signal asked for it, RunError on a non-finite loss.
+        """
+        accelerator, phase = self.accelerator, self.phase
+        started = time.monotonic()
+        self.distiller.to(accelerator.device, memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(phase.optim, [self.distiller])
+        if phase.optim.ema:
+            self.average = AveragedModel(
+                self.distiller.student, avg_fn=_moving_average(phase.optim.ema), use_buffers=True
+            )
+        self.resume()
+        loader, self.batches = train_loader(
+            self.dataset, phase.batch_size, phase.seed, phase.workers, phase.limit
+        )
+        model = torch.compile(self.distiller) if phase.compile else self.distiller
+        model, self.optimizer, loader = accelerator.prepare(model, self.optimizer, loader)
+
+        with self.stop.deferred():
+            while self.epoch < phase.epochs and self.stop.requested is None:
+                self.train_epoch(model, loader)
+                if self.step >= self.batches.total:
+                    self.finish_epoch()
+        accelerator.wait_for_everyone()
+        return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
+
+    def train_epoch(self, model: nn.Module, loader: Any) -> None:
+        """The rest of one epoch, batch by batch."""
+        phase, accelerator = self.phase, self.accelerator
+        self.batches.epoch, self.batches.start = self.epoch, self.step
+        if self.step == 0:
+            self.sums = {"batches": 0.0, "images": 0.0, "seconds": 0.0}
+            torch.manual_seed(phase.seed * 1_000_003 + self.epoch)  # dropout and the like, the same on resume
+        model.train()
+        saved = clock = time.monotonic()
+        with EpochProgress(phase.name, self.epoch, phase.epochs, self.batches.total, self.step) as progress:
+            for batch in loader:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate(phase.optim, self.epoch + self.step / self.batches.total, phase.epochs)
+                with accelerator.accumulate(model):
+                    result = model(batch)
+                    accelerator.backward(result["loss"])
+                    if phase.optim.clip and accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(self.distiller.parameters(), phase.optim.clip)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                if self.average is not None and accelerator.sync_gradients:
+                    self.average.update_parameters(self.distiller.student)
+                self.step += 1
+                self.account(result, len(batch["image"]))
+                now = time.monotonic()
+                self.sums["seconds"], clock = self.sums["seconds"] + now - clock, now
+                progress.update(self.sums)
+                if self.stop.requested is not None or now - saved > CHECKPOINT_SECONDS:
+                    if accelerator.sync_gradients and self.step < self.batches.total:
+                        self.save()
+                        saved = now
+                        if self.stop.requested is not None:
+                            return
+        self.check_finite()
+
+    def account(self, result: dict[str, Any], images: int) -> None:
+        """Adds a batch to the epoch's sums, and stops on a loss that is not finite."""
+        for key, value in result.items():
+            if key != "output":
+                self.sums[key] = self.sums.get(key, 0.0) + value.detach()
+        self.sums["batches"] += 1
+        self.sums["images"] += images
+        if self.accelerator.device.type == "cpu" or self.step % CHECK_EVERY == 0:
+            self.sums = {k: float(v) for k, v in self.sums.items()}
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """RunError where the epoch's loss is NaN or infinite; called before every checkpoint."""
+        self.sums = {k: float(v) for k, v in self.sums.items()}
+        if not math.isfinite(self.sums["loss"]):
+            raise RunError(
+                f"{self.phase.name}: the loss is not finite at epoch {self.epoch + 1}, batch {self.step}: lower "
+                "optim.lr, set optim.clip=1 or precision=fp32; the last checkpoint is from before"
+            )
+
+    def finish_epoch(self) -> None:
+        """Validation, best weights, log line and checkpoint of the epoch that has just ended."""
+        phase, batches = self.phase, self.sums["batches"]
+        self.epoch, self.step = self.epoch + 1, 0
+        student = self.average.module if self.average is not None else self.distiller.student
+        means = {k: v / batches for k, v in self.sums.items() if k not in ("batches", "images", "seconds")}
+        speed = self.sums["images"] * self.accelerator.num_processes / max(self.sums["seconds"], 1e-9)
+        if not all(bool(torch.isfinite(v).all()) for v in student.state_dict().values()):
+            raise RunError(
+                f"{phase.name}: weights are not finite after epoch {self.epoch}; the last checkpoint is from before"
+            )
+        self.last = {"epoch": float(self.epoch)}
+        if self.validate is not None:
+            self.last |= self.validate(student)
+        better = self.best is None or phase.metric is None
+        if not better:
+            new, old = self.last[phase.metric], self.best[phase.metric]
+            better = new > old if phase.higher else new < old
+        if better:
+            self.best = dict(self.last)
+        if self.accelerator.is_main_process:
+            if better and phase.best_weights is not None:
+                save_weights(phase.best_weights, student, phase=phase.name, epoch=str(self.epoch))
+            if phase.last_weights is not None:
+                save_weights(phase.last_weights, student, phase=phase.name, epoch=str(self.epoch))
+            if self.log is not None:
+                lr = rate(phase.optim, self.epoch, phase.epochs)
+                validation = {f"val_{k}": v for k, v in self.last.items() if k != "epoch"}
+                self.log.add(
+                    {
+                        "phase": phase.name,
+                        "epoch": self.epoch,
+                        "lr": lr,
+                        **means,
+                        **validation,
+                        "images_per_second": speed,
+                        "seconds": self.sums["seconds"],
+                    }
+                )
+        self.save()
+        self.report(means, speed, better)
+
+    def report(self, means: dict[str, float], speed: float, better: bool) -> None:
+        """One line an epoch."""
+        parts = "  ".join(f"{k} {v:.4g}" for k, v in means.items())
+        shown = "  ".join(f"val {k} {v:.4g}" for k, v in self.last.items() if k == self.phase.metric)
+        star = " *" if better and shown else ""
+        if self.accelerator.is_main_process:
+            self.say(
+                f"{self.phase.name:8s} epoch {self.epoch}/{self.phase.epochs}  {parts}  {shown}{star}  {speed:.0f} images/s"
+            )
+
+    def save(self) -> None:
+        """The checkpoint: everything that the rest of the phase depends on, the connector included."""
+        if self.phase.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        self.check_finite()
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        scaler = self.accelerator.scaler
+        save_state(
+            self.phase.checkpoint,
+            {
+                "phase": self.phase.name,
+                "epoch": self.epoch,
+                "step": self.step,
+                "sums": self.sums,
+                "best": self.best,
+                "last": self.last,
+                "model": self.distiller.trainable_state(),
+                "optimizer": optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "average": self.average.state_dict() if self.average is not None else None,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            },
+        )
+
+    def resume(self) -> None:
+        """Takes up the checkpoint of this phase, where there is one."""
+        path = self.phase.checkpoint
+        if path is None or not path.is_file():
+            if self.log is not None:
+                self.log.trim(self.phase.name, 0)
+            return
+        state = load_state(path)
+        self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
+        self.best, self.last = state["best"], state["last"]
+        self.distiller.load_trainable_state(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.log is not None:
+            self.log.trim(self.phase.name, self.epoch)
+
+
+def _moving_average(decay: float) -> Callable:
+    """EMA with the usual ramp min(decay, (1 + n)/(10 + n)), so that short runs do not remember their first weights."""
+
+    def update(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        if not average.is_floating_point():
+            return current
+        n = int(count)
+        return torch.lerp(average, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update

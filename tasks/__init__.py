@@ -1,0 +1,1 @@
+"""Task plugins that ship with SRRL; each sub-package is one task."""

@@ -1,0 +1,1 @@
+"""Face landmarks: data, models, metrics and the task plugin."""

@@ -1,0 +1,181 @@
+"""From paths (or the embedded generator) to the three data sets of a faces run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from srrl.errors import UserError
+from srrl.task import Data
+
+from . import synthetic
+from .augment import Augment
+from .dataset import FaceDataset
+from .readers import FORMATS, detect, read
+from .records import Records, verify_images
+from .schemes import Scheme, scheme_for
+from .settings import FacesSettings
+
+OWN_SPLITS = {
+    "wflw": "test",
+    "300w": "full",
+    "cofw": "test",
+    "aflw": "test",
+}  # test split of formats that define one
+
+
+def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
+    """The data sets of ``cfg``; only the test set where ``evaluation``. Raises UserError for anything unusable."""
+    d = cfg.data
+    if not (d.train or d.val or d.test):
+        splits, name = _synthetic_splits(cfg, say, evaluation), "synthetic"
+    else:
+        splits, name = _read_splits(cfg, say, evaluation)
+    scheme = scheme_for(len(splits["test"][0].points))
+    if evaluation and scheme.n_points != cfg.data.n_points:
+        raise UserError(
+            f"{name} has {scheme.n_points} points a face, the models of this run predict {cfg.data.n_points}"
+        )
+    cfg.data.n_points = scheme.n_points
+    sets = {}
+    for split, records in splits.items():
+        verified = records if name == "synthetic" else verify_images(records, on_error=d.on_error)
+        skipped = [*records.skipped, *(verified.skipped if verified is not records else [])]
+        if skipped:
+            say(f"data: {split}: {len(skipped)} faces skipped; the first: {skipped[0]}")
+        sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
+    details = {
+        "n_points": scheme.n_points,
+        "split": "val" if splits.get("val") is splits["test"] else "test",
+        "faces": {k: len(v) for k, v in sets.items()},
+        "label": "synthetic faces" if name == "synthetic" else "photographs",
+    }
+    say(
+        "data: "
+        + name
+        + ", "
+        + ", ".join(f"{k} {n} faces" for k, n in details["faces"].items())
+        + f", {scheme.n_points} points"
+    )
+    return Data(
+        sets.get("train"), sets.get("val"), sets["test"], name, protocol(d.box), cfg.image_size, details
+    )
+
+
+def protocol(box: str) -> str:
+    """The name of the evaluation protocol in results: how the crop was found."""
+    return {"landmark": "landmark-box", "given": "given-box", "detector": "detector"}[box]
+
+
+def build_dataset(cfg: FacesSettings, records: Records, scheme: Scheme, *, train: bool) -> FaceDataset:
+    """Crops of the records as the run wants them. Training always crops around the landmarks, then jitters."""
+    d = cfg.data
+    box = "landmark" if train or d.box == "landmark" else "given"
+    if not train and d.box == "detector":
+        from .detect import detected_records
+
+        records = detected_records(records)
+    augment = Augment(cfg.augment) if train and cfg.augment.enabled else None
+    return FaceDataset(
+        records, scheme, cfg.image_size, box=box, scale=d.scale, augment=augment, seed=cfg.seed
+    )
+
+
+def read_for_evaluation(path: str, format: str | None, on_error: str) -> Records:
+    """Everything at ``path``, or its own test split where the format defines one."""
+    found = format or detect(path)
+    split = OWN_SPLITS.get(found) if Path(path).is_dir() else None
+    return read(path, found, split, on_error=on_error)
+
+
+def _synthetic_splits(cfg: FacesSettings, say: Callable[[str], None], evaluation: bool) -> dict[str, Records]:
+    cache = Path(cfg.data.cache_dir) if cfg.data.cache_dir else None
+    if cfg.data.n_points not in (68, 98):
+        raise UserError(f"data.n_points={cfg.data.n_points}: the synthetic faces have 68 or 98 points")
+    splits = {}
+    for split in ("test",) if evaluation else ("train", "val", "test"):
+        folder = synthetic.ensure(cfg.data.synthetic, split, cache_dir=cache)
+        if split == "test":
+            say(
+                f"data: synthetic faces in {Path(folder).parent if Path(folder).name in ('train', 'val', 'test') else folder}"
+            )
+        splits[split] = Records(
+            synthetic.records(cfg.data.synthetic, split, cfg.data.n_points, cache_dir=cache)
+        )
+    return splits
+
+
+def _read_splits(
+    cfg: FacesSettings, say: Callable[[str], None], evaluation: bool
+) -> tuple[dict[str, Records], str]:
+    d = cfg.data
+    if evaluation and not d.train:
+        return {"test": read_for_evaluation(d.test, d.format, d.on_error)}, _name(d.test)
+    if not d.train:
+        raise UserError("data.train is missing: give the folder or file with the training faces")
+    found = d.format or detect(d.train)
+    splits = {"train": read(d.train, found, "train", on_error=d.on_error)}
+    if d.val:
+        splits["val"] = read(
+            d.val,
+            d.format,
+            "val" if "val" in FORMATS[d.format or detect(d.val)].splits else None,
+            on_error=d.on_error,
+        )
+    elif (Path(d.train) / "val").is_dir():
+        splits["val"] = read(d.train, found, "val", on_error=d.on_error)
+    else:
+        splits["train"], splits["val"] = cut_validation(splits["train"], d.val_fraction, cfg.seed)
+        say(f"data: no data.val given: {len(splits['val'])} faces of train are set aside for it")
+    if d.test:
+        test_format = d.format or detect(d.test)
+        splits["test"] = read(
+            d.test,
+            test_format,
+            OWN_SPLITS.get(test_format, "test") if Path(d.test).is_dir() else None,
+            on_error=d.on_error,
+        )
+    elif found in OWN_SPLITS and Path(d.train).is_dir():
+        splits["test"] = read(d.train, found, OWN_SPLITS[found], on_error=d.on_error)
+    elif (Path(d.train) / "test").is_dir():
+        splits["test"] = read(d.train, found, "test", on_error=d.on_error)
+    else:
+        splits["test"] = splits["val"]
+        say(
+            "data: no data.test given: the final figures are those of the validation split, which also chose the epoch"
+        )
+    counts = {k: len(v[0].points) for k, v in splits.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            "the splits have different numbers of points: " + ", ".join(f"{k} {n}" for k, n in counts.items())
+        )
+    return {"test": splits["test"]} if evaluation else splits, _name(d.train)
+
+
+def cut_validation(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
+    """(train, val): whole images go to one side, so that faces of one picture are never in both."""
+    groups: dict[object, list] = {}
+    for record in records:
+        groups.setdefault(record.image or record.name, []).append(record)
+    if len(groups) < 2:
+        raise UserError("one image is not enough to train and to validate: give data.val")
+    keys = list(groups)
+    order = np.random.default_rng([seed, 0xDA7A]).permutation(len(keys))
+    count = min(max(1, round(fraction * len(keys))), len(keys) - 1)
+    chosen = {keys[i] for i in order[:count]}
+    parts = (
+        [r for k in keys if k not in chosen for r in groups[k]],
+        [r for k in keys if k in chosen for r in groups[k]],
+    )
+    return (
+        Records(parts[0], records.format, "train", records.skipped, records.notes),
+        Records(parts[1], records.format, "val"),
+    )
+
+
+def _name(path: str) -> str:
+    """A data set's name for results: the folder, less a split's own name."""
+    p = Path(path).resolve()
+    return p.parent.name if p.name in ("train", "val", "test") else p.stem

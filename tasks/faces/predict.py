@@ -1,0 +1,52 @@
+"""From a heatmap network to landmarks: on data sets (evaluation) and on pictures (srrl.load, the command line)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srrl.data import eval_loader
+from srrl.model import to_unit
+
+from .codec import HeatmapCodec
+from .dataset import FaceDataset
+from .models import heatmap_size
+from .schemes import Scheme
+from .settings import FacesSettings
+
+
+def make_codec(cfg: FacesSettings, model: nn.Module) -> HeatmapCodec:
+    """The codec that fits the model's heatmaps."""
+    return HeatmapCodec(
+        cfg.image_size, heatmap_size(model, cfg.image_size), sigma=cfg.sigma, decoder=cfg.decoder
+    )
+
+
+@torch.no_grad()
+def heatmaps(model: nn.Module, image: Tensor, flip_order: np.ndarray | None = None) -> Tensor:
+    """Images (N, 3, S, S) uint8 or 0–1 → heatmaps; averaged with the mirrored picture's where ``flip_order`` is given."""
+    x = to_unit(image).contiguous(memory_format=torch.channels_last)
+    out = model(x).float()
+    if flip_order is None:
+        return out
+    mirrored = model(x.flip(3)).float().flip(3)[:, torch.as_tensor(flip_order.copy())]
+    return (out + mirrored) / 2
+
+
+def predict_dataset(
+    model: nn.Module, dataset: FaceDataset, codec: HeatmapCodec, scheme: Scheme, *, flip_test: bool = False
+) -> np.ndarray:
+    """(N, K, 2) float64 landmarks in image pixels, in the data set's order; the model is put back in its mode."""
+    device, was = next(model.parameters()).device, model.training
+    model.eval()
+    found = np.empty((len(dataset), scheme.n_points, 2))
+    try:
+        for batch in eval_loader(dataset):
+            maps = heatmaps(model, batch["image"].to(device), scheme.flip_order if flip_test else None)
+            points = codec.decode(maps)[0].double().cpu().numpy()
+            for index, crop_points in zip(batch["index"].tolist(), points, strict=True):
+                found[index] = dataset.crop(index).invert(crop_points)
+    finally:
+        model.train(was)
+    return found

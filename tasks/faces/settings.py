@@ -1,0 +1,69 @@
+"""Settings of the faces task and their defaults: the pair sized for two cores."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from srrl.config import DataSettings, OptimSettings, RunSettings, StudentSettings, TeacherSettings
+
+from .augment import AugmentConfig
+from .synthetic import SyntheticSettings
+
+
+class FacesData(DataSettings):
+    """``train``/``val``/``test``: a path a reader knows, or nothing for the embedded synthetic faces."""
+
+    n_points: Literal[19, 29, 68, 98] = Field(
+        68, description="of the synthetic faces; real data says its own"
+    )
+    box: Literal["landmark", "given", "detector"] = Field(
+        "landmark", description="what the crop is made from at evaluation"
+    )
+    scale: float = Field(1.25, gt=0, description="side of the crop over the longer side of the box")
+    val_fraction: float = Field(
+        0.1, gt=0, lt=1, description="cut from train where no val is given, whole images at a time"
+    )
+    synthetic: SyntheticSettings = SyntheticSettings()
+    cache_dir: str | None = None
+
+
+class FacesTeacher(TeacherSettings):
+    """Backbone ``arch`` (resnet10|18|34|50 with ``width`` channels in the first stage, timm/…, torchvision/…) and decoder."""
+
+    arch: str = "resnet18"
+    width: int = Field(32, ge=4)
+    decoder: list[int] = [96, 96, 96]
+
+
+class FacesStudent(StudentSettings):
+    """As the teacher's."""
+
+    arch: str = "resnet10"
+    width: int = Field(16, ge=4)
+    decoder: list[int] = [32, 32, 32]
+
+
+class FacesSettings(RunSettings):
+    """Everything a faces run needs."""
+
+    task: str = "faces"
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    image_size: int = Field(128, ge=32, description="side of the crop, pixels")
+    sigma: float = Field(1.5, gt=0, description="of the target Gaussians, heatmap pixels")
+    decoder: Literal["dark", "topk"] = "dark"
+    foreground: float = Field(
+        10.0, ge=0, description="heatmap weight = 1 + foreground · H, in every comparison"
+    )
+    cut: Literal["deep", "shallow"] = Field(
+        "deep", description="where features end: the backbone's map, or before the last convolution"
+    )
+    flip_test: bool = Field(False, description="average with the mirrored picture at evaluation")
+    normaliser: str | None = Field(None, description="of the NME; None: inter-ocular, or the scheme's own")
+    optim: OptimSettings = OptimSettings(lr=2e-3, weight_decay=0.05, clip=0.0, ema=0.99)
+    augment: AugmentConfig = AugmentConfig()
+    data: FacesData = FacesData()
+    teacher: FacesTeacher = FacesTeacher()
+    student: FacesStudent = FacesStudent()

@@ -1,0 +1,115 @@
+"""The faces task: what the core asks of it, each answered by the module that owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srrl.task import Data, Task
+
+from . import metrics
+from .criterion import HeatmapCriterion
+from .dataset import FaceDataset
+from .settings import FacesSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class FacesTask(Task):
+    """Facial landmarks by heatmaps; chosen and compared by NME, percent of the inter-ocular distance, lower is better."""
+
+    name = "faces"
+    settings = FacesSettings
+    metric = "nme"
+    higher = False
+    unit = "%"
+    quick = {"epochs": 2, "data": {"synthetic": {"n_train": 1200, "n_val": 200, "n_test": 200}}}
+
+    def prepare(self, cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
+        from .data import prepare
+
+        return prepare(cfg, say, evaluation=evaluation)
+
+    def _network(self, cfg: FacesSettings, which: str) -> nn.Module:
+        from .models import HeatmapNet
+
+        m = getattr(cfg, which)
+        return HeatmapNet(
+            m.arch, cfg.data.n_points, width=m.width, decoder=m.decoder, cut=cfg.cut, pretrained=m.pretrained
+        )
+
+    def build_teacher(self, cfg: FacesSettings) -> nn.Module:
+        return self._network(cfg, "teacher")
+
+    def build_student(self, cfg: FacesSettings) -> nn.Module:
+        return self._network(cfg, "student")
+
+    def criterion(self, cfg: FacesSettings) -> HeatmapCriterion:
+        from .predict import make_codec
+
+        return HeatmapCriterion(make_codec(cfg, self.build_student(cfg)), cfg.foreground)
+
+    def image_size(self, cfg: FacesSettings) -> int:
+        return cfg.image_size
+
+    def example_batch(self, cfg: FacesSettings, size: int) -> dict[str, Any]:
+        import torch
+
+        points = torch.rand(size, cfg.data.n_points, 2) * (cfg.image_size - 1)
+        return {
+            "image": torch.randint(0, 256, (size, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8),
+            "points": points,
+            "mask": torch.ones(points.shape[:2], dtype=torch.bool),
+            "index": torch.arange(size),
+        }
+
+    def evaluate(
+        self, model: nn.Module, dataset: FaceDataset, cfg: FacesSettings, *, full: bool = False
+    ) -> dict[str, Any]:
+        from .predict import make_codec, predict_dataset
+
+        found = predict_dataset(
+            model, dataset, make_codec(cfg, model), dataset.scheme, flip_test=cfg.flip_test
+        )
+        result = score(found, dataset, cfg)
+        return result if full else {"nme": result["nme"], "fr@0.10": result["fr@0.10"]}
+
+    def reference(self, data: Data, cfg: FacesSettings) -> dict[str, float]:
+        """The mean training shape placed in every test crop."""
+        source = data.train or data.test
+        mean = source.mean_shape()
+        found = np.stack([data.test.crop(i).invert(mean) for i in range(len(data.test))])
+        return {"mean_shape_nme": score(found, data.test, cfg)["nme"]}
+
+    def figures(
+        self, models: dict[str, nn.Module], data: Data, cfg: FacesSettings, folder: Path
+    ) -> list[tuple[str, str]]:
+        from .figures import report_figures
+
+        return report_figures(models, data, cfg, folder)
+
+    def predictor(self, model: nn.Module, cfg: FacesSettings) -> Any:
+        from .landmarker import Landmarker
+
+        return Landmarker(model, cfg)
+
+
+def score(found: np.ndarray, dataset: FaceDataset, cfg: FacesSettings) -> dict[str, Any]:
+    """All figures of landmarks (N, K, 2) in image pixels against the data set's own."""
+    records = dataset.records
+    truth = np.stack([r.points for r in records])
+    rects = np.array([r.rect for r in records]) if all(r.rect is not None for r in records) else None
+    undetected = np.array([getattr(r, "undetected", False) for r in records])
+    return metrics.evaluate(
+        found,
+        truth,
+        dataset.scheme,
+        cfg.normaliser,
+        rects=rects,
+        subsets=[r.subsets for r in records],
+        undetected=undetected,
+    )

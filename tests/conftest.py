@@ -1,0 +1,32 @@
+"""What all tests share: the import name of the bundled tasks in a checkout, and a check of every skip."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+from srrl.task import ensure_tasks_importable
+
+ensure_tasks_importable()
+
+ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+
+
+def _allowed() -> list[str]:
+    lines = ALLOWED.read_text(encoding="utf-8").splitlines()
+    return [line.split(":")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails the run for a skip that the committed list gives no reason for."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    unexplained = [r.nodeid for r in skipped if not any(part in r.nodeid for part in _allowed())]
+    if unexplained:
+        reporter.write_line("")
+        for nodeid in unexplained:
+            reporter.write_line(f"skipped without a reason in tests/allowed_skips.txt: {nodeid}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
