@@ -121,7 +121,7 @@ def _training_step(distiller: Distiller, accelerator: Any) -> Any:
     from srrl.config import OptimSettings
     from srrl.schedule import build_optimizer
 
-    distiller.to(accelerator.device, memory_format=torch.channels_last).train()
+    distiller.to(accelerator.device, memory_format=distiller.memory_format).train()
     optimizer = build_optimizer(OptimSettings(lr=1e-9), [distiller])
 
     def step(batch: dict) -> None:

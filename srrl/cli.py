@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a teacher, a baseline and a distilled student",
     "evaluate": "score the models of a run",
     "predict": "predict on images, folders and videos",
+    "compare": "compare methods over seeds at the same budget",
     "benchmark": "measure the speed of the models and of the training step",
 }
 
@@ -46,7 +47,7 @@ def main_of(command: Command, argv: list[str] | None = None) -> None:
     command.add_arguments(parser)
     # a parallel region of libgomp that spins while a neighbour computes costs more than it saves; read at torch's import
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    sys.exit(guarded(lambda: command.run(parser.parse_args(argv))))
+    sys.exit(guarded(lambda: command.run(parser.parse_intermixed_args(argv))))
 
 
 def guarded(action: Callable[[], int]) -> int:

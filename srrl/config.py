@@ -223,6 +223,6 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         )
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
-    shown = "" if isinstance(value, dict) else f" (got {value!r})"
+    shown = f" (got keys {', '.join(map(str, value))})" if isinstance(value, dict) else f" (got {value!r})"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{'.'.join(path)}: {message}{shown}"

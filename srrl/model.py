@@ -7,6 +7,7 @@ Each adapter applies its own model's input normalisation, so that teacher and st
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -84,6 +85,7 @@ class Split(Adapter):
     ):
         super().__init__(mean, std)
         self.features, self.head = features, head
+        self.probe_size = probe[-1]
         self.feature_channels = channels or _probe_channels(self, probe)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -118,7 +120,10 @@ class TimmModel(Adapter):
         self.layout = getattr(self.layout, "value", self.layout)
         self.prefix = getattr(model, "num_prefix_tokens", 0) if hasattr(model, "patch_embed") else 0
         fixed = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        if fixed is None and cfg.get("fixed_input_size"):
+            fixed = cfg["input_size"][1:]
         self.probe_size = fixed[0] if fixed else 64  # some token models take one image size only
+        _check_split(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         out = self.model.forward_features(self.normalize(x))
@@ -171,6 +176,7 @@ class TorchvisionModel(Adapter):
                 f"torchvision model {name!r} has no last map that this adapter knows: "
                 "use timm/<name>, or give your own split with srrl.Split(features, head)"
             )
+        _check_split(self)
         self.feature_channels = _probe_channels(self, (3, 64, 64))
 
     def forward_intermediates(self, x: Tensor) -> list[Tensor]:
@@ -273,6 +279,19 @@ class Frozen(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def training_format(model: nn.Module) -> torch.memory_format:
+    """The memory format to train in: channels_last, which convolutions like, unless it would crash.
+
+    oneDNN's backward of a strided 1×1 convolution with fewer than 8 input channels writes outside its buffer in that
+    format on CPUs with AVX2 (seen with torch 2.15), so that such a model keeps the default format.
+    """
+    risky = any(
+        isinstance(m, nn.Conv2d) and m.in_channels < 8 and m.kernel_size == (1, 1) and max(m.stride) > 1
+        for m in model.modules()
+    )
+    return torch.contiguous_format if risky else torch.channels_last
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, frozen ones included, buffers not."""
     return sum(p.numel() for p in model.parameters())
@@ -291,11 +310,46 @@ def count_macs(model: nn.Module, image_size: int) -> int:
 
 
 def _probe_channels(model: Adapter, shape: tuple[int, int, int]) -> int:
-    was = model.training
-    with torch.no_grad():
-        channels = model.eval().forward_features(torch.zeros(1, *shape)).shape[1]
-    model.train(was)
-    return channels
+    with _probing(model) as device:
+        return model.forward_features(torch.zeros(1, *shape, device=device)).shape[1]
+
+
+@contextlib.contextmanager
+def _probing(model: Adapter):
+    """Eval mode without gradients for a look at the model, on its device; every module's mode is put back."""
+    modes = {m: m.training for m in model.modules()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model.normalize.to(device)
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield device
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_split(adapter: Adapter) -> None:
+    """UserError unless head ∘ features is the model's own forward: some heads read more than the last map."""
+    name, size = type(adapter.model).__name__, getattr(adapter, "probe_size", 64)
+    with _probing(adapter) as device:
+        x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+        try:
+            own = adapter.model(adapter.normalize(x))
+        except (RuntimeError, AssertionError):
+            return  # it takes another image size: nothing to compare with
+        try:
+            split = adapter(x)
+            fits = split.shape == own.shape and torch.allclose(
+                split, own, rtol=1e-2, atol=1e-3, equal_nan=True
+            )
+        except (RuntimeError, AttributeError, TypeError):
+            fits = False
+    if not fits:
+        raise UserError(
+            f"{name} is not a head on its last map alone, which srrl needs: choose another model, "
+            "or give your own split with srrl.Split(features, head)"
+        )
 
 
 def _timm(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
@@ -315,8 +369,9 @@ def _torchvision(name: str, pretrained: bool, num_classes: int | None) -> nn.Mod
 
     import torchvision.models as zoo
 
-    if name not in zoo.list_models():
-        close = difflib.get_close_matches(name, zoo.list_models(), 3)
+    known = zoo.list_models(module=zoo)  # the classifiers
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3)
         raise UserError(
             f"torchvision has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
         )

@@ -47,13 +47,7 @@ class Pipeline:
     def run(self) -> dict[str, Any]:
         """Everything; returns what results.json holds."""
         cfg, task, run = self.cfg, self.task, self.run_folder
-        runs.write_text(run.config, dump(cfg))
-        if not (run.path / "environment.json").is_file():
-            runs.write_json(run.path / "environment.json", runs.environment())
-        self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
-        with self.timed("data"):
-            data = task.prepare(cfg, self.say)
-            runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
+        data = self.prepare()
         models: dict[str, nn.Module] = {}
         chosen: dict[str, dict[str, Any]] = {}
         if cfg.method != "none" or cfg.teacher.checkpoint:
@@ -67,6 +61,22 @@ class Pipeline:
                 models[phase], chosen[phase] = self.student(phase, method, data, models.get("teacher"))
         with self.timed("evaluation"):
             return finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
+
+    def teach(self) -> None:
+        """The data and the teacher alone, for runs that share one."""
+        self.teacher(self.prepare())
+
+    def prepare(self) -> Data:
+        """The first phase: the run folder's opening files, the device and the data."""
+        cfg, run = self.cfg, self.run_folder
+        runs.write_text(run.config, dump(cfg))
+        if not (run.path / "environment.json").is_file():
+            runs.write_json(run.path / "environment.json", runs.environment())
+        self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
+        with self.timed("data"):
+            data = self.task.prepare(cfg, self.say)
+            runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
+        return data
 
     @contextlib.contextmanager
     def timed(self, what: str):

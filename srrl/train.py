@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.dry_run:
         return _dry_run(task, cfg)
+    from srrl.distillers import check_method
     from srrl.runs import RunFolder
 
-    return _train(task, cfg, RunFolder.create(cfg.task, args.run_dir))
+    check_method(cfg.method)
+    folder = RunFolder.create(cfg.task, args.run_dir)
+    try:
+        return _train(task, cfg, folder)
+    except UserError:
+        if not (folder.path / "checkpoints").exists():  # nothing was trained: leave no empty run behind
+            shutil.rmtree(folder.path)
+        raise
 
 
 def _resume(args: argparse.Namespace) -> int:

@@ -107,7 +107,7 @@ class Trainer:
         """
         accelerator, phase = self.accelerator, self.phase
         started = time.monotonic()
-        self.distiller.to(accelerator.device, memory_format=torch.channels_last)
+        self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
         if phase.optim.ema:
             self.average = AveragedModel(

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from srrl.model import Frozen, to_unit
+from srrl.model import Frozen, to_unit, training_format
 
 Batch = dict[str, Tensor]
 
@@ -63,10 +63,11 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = Frozen(teacher) if teacher is not None and self.needs_teacher else None
         self.criterion, self.settings = criterion, settings
+        self.memory_format = training_format(student)
 
     def image(self, batch: Batch) -> Tensor:
-        """The batch's images as RGB 0–1 in the memory format that convolutions like."""
-        return to_unit(batch["image"]).contiguous(memory_format=torch.channels_last)
+        """The batch's images as RGB 0–1 in the memory format that suits the student."""
+        return to_unit(batch["image"]).contiguous(memory_format=self.memory_format)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Weights and buffers of everything but the teacher: what a checkpoint needs."""

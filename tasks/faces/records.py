@@ -39,6 +39,8 @@ class FaceRecord:
     visible: (K,) bool, False where the point is occluded (still labelled) or unlabelled; None where unknown.
     attributes: for example the six bits of WFLW.
     subsets: names of the evaluation subsets this face belongs to.
+    undetected: the face detector missed this face (set for the evaluation protocol "detector"): it counts as a
+    failure.
     """
 
     name: str
@@ -49,6 +51,7 @@ class FaceRecord:
     visible: np.ndarray | None = None
     attributes: dict[str, int] = field(default_factory=dict)
     subsets: tuple[str, ...] = ()
+    undetected: bool = False
 
     @property
     def labelled(self) -> np.ndarray:

@@ -1,0 +1,136 @@
+"""Pictures and videos in and out: whatever is given becomes upright RGB arrays, and arrays become files."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srrl.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+# what Pillow raises for a damaged file, depending on the format and the place of the damage
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error)
+
+
+def to_rgb(image: Any) -> np.ndarray:
+    """A path (str or Path), a PIL image or an RGB array -> (H, W, 3) uint8 RGB, as a viewer shows it.
+
+    The EXIF orientation of files and PIL images is applied; grey, palette, CMYK and 16-bit pictures are converted, and
+    transparency is laid over white. Raises UserError naming the picture where it cannot be used.
+    """
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise UserError(
+                f"an array of {image.dtype} {image.shape} is no picture: expected uint8 RGB (height, width, 3)"
+            )
+        return image
+    if isinstance(image, Image.Image):
+        return _decoded(image, "the PIL image")
+    if not isinstance(image, (str, Path)):
+        raise UserError(
+            f"a {type(image).__name__} is no picture: expected a path, a PIL image or an RGB array"
+        )
+    path = Path(image)
+    if not path.is_file():
+        raise UserError(
+            f"image {path} " + ("is a folder: give a file" if path.is_dir() else "does not exist")
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no concern of the pixels
+            with Image.open(path) as opened:
+                return _decoded(opened, f"image {path}")
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"image {path} does not decode ({_line(error)}): replace it or leave it out"
+        ) from None
+
+
+def _decoded(image: Image, name: str) -> np.ndarray:
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F" or upright.mode.startswith("I"):
+            upright = pil.fromarray(_eight_bits(np.asarray(upright)))
+        if upright.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in upright.info:
+            upright = upright.convert("RGBA")
+            upright = pil.alpha_composite(pil.new("RGBA", upright.size, "white"), upright)
+        return np.array(upright.convert("RGB"))
+    except _DAMAGE as error:
+        raise UserError(f"{name} does not decode ({_line(error)}): replace it or leave it out") from None
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits, or real ones (0–1 or 0–255), as uint8."""
+    values = np.nan_to_num(values.astype(np.float64))
+    top = values.max(initial=0.0)
+    scale = 255.0 if top <= 1 else 1.0 if top <= 255 else 255 / 65535
+    return np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def read_video(path: Path) -> Iterator[tuple[np.ndarray, float]]:
+    """(frame (H, W, 3) uint8 RGB, frames a second) one after the other. Raises UserError where not one decodes."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        rate = rate if 0 < rate <= 1000 else 25.0  # streams without a rate say 0 or nonsense
+        empty = True
+        while True:
+            there, frame = capture.read()
+            if not there:
+                break
+            empty = False
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), rate
+        if empty:
+            raise UserError(f"video {path} does not decode: convert it, for example to MP4 (H.264)")
+    finally:
+        capture.release()
+
+
+class VideoFile:
+    """An MP4 (MPEG-4 part 2, the one codec that OpenCV's wheels always write) of frames of one size."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], rate: float):
+        import cv2
+
+        self.path = path
+        self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (shape[1], shape[0]))
+        if not self.writer.isOpened():
+            raise RunError(f"could not write {path}: OpenCV has no MPEG-4 encoder here; use --no-overlay")
+
+    def add(self, image: np.ndarray) -> None:
+        """One RGB frame."""
+        self.writer.write(image[..., ::-1].copy())
+
+    def close(self) -> None:
+        self.writer.release()
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """An RGB array (H, W, 3) uint8 as JPEG. Raises RunError where the disk is full."""
+    from PIL import Image
+
+    from srrl.runs import atomic
+
+    with atomic(path) as temporary:
+        Image.fromarray(image).save(temporary, format="JPEG", quality=92, subsampling=0)

@@ -1,0 +1,125 @@
+"""Landmarks in any picture: find the faces, crop, run the network, go back to the picture's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from srrl.errors import UserError
+from srrl.media import to_rgb
+
+from .crop import Crop
+from .detect import FaceDetector, Rect
+from .draw import draw_points, draw_rect
+from .predict import heatmaps, make_codec
+from .schemes import scheme_for
+from .settings import FacesSettings
+
+BATCH = 32  # faces that go through the network at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face that was found.
+
+    points: (K, 2) float64 x y in pixels of the picture as displayed, centres at integers.
+    rect: (xmin, ymin, xmax, ymax), what the crop was made around.
+    score: mean of ``scores``. scores: (K,) float64, the height of each point's heatmap peak, about 0 to 1.
+    """
+
+    points: np.ndarray
+    rect: Rect
+    score: float
+    scores: np.ndarray
+
+
+class Landmarker:
+    """A trained network and its settings as a function of pictures; ``srrl.load(RUN)`` gives one.
+
+    faces = landmarker("group.jpg")
+    picture = landmarker.draw("group.jpg", faces)
+    """
+
+    def __init__(self, model: nn.Module, cfg: FacesSettings):
+        self.model, self.cfg = model.eval(), cfg
+        self.scheme = scheme_for(cfg.data.n_points)
+        self.codec = make_codec(cfg, self.model)
+
+    @cached_property
+    def detector(self) -> FaceDetector:
+        """The face detector, made when it is first needed."""
+        return FaceDetector()
+
+    def __call__(self, image: Any, box: str | Rect | None = None) -> list[Face]:
+        """The faces in a picture: a path, a PIL image or an RGB array (H, W, 3) uint8; see :func:`srrl.media.to_rgb`.
+
+        box: ``"detector"`` (also None): every face that the detector finds, largest first, and an empty list where it
+        finds none. ``"whole"``: one face, the picture itself is the crop (a square one around its middle). Or the
+        bounding box of one face, brows to chin, as (xmin, ymin, xmax, ymax) pixels; the crop is ``data.scale`` as large.
+        Raises UserError for a picture that does not decode or a box that has no area or lies outside of the picture.
+        """
+        pixels = to_rgb(image)
+        height, width = pixels.shape[:2]
+        if box is None or (isinstance(box, str) and box == "detector"):
+            rects, scale = self.detector.detect(pixels), self.cfg.data.scale
+        elif isinstance(box, str) and box == "whole":
+            rects, scale = [(-0.5, -0.5, width - 0.5, height - 0.5)], 1.0
+        else:
+            rects, scale = [_checked(box, width, height)], self.cfg.data.scale
+        crops = [Crop.around_rect(rect, self.cfg.image_size, scale) for rect in rects]
+        return self._predict(pixels, rects, crops)
+
+    @torch.no_grad()
+    def _predict(self, pixels: np.ndarray, rects: list[Rect], crops: list[Crop]) -> list[Face]:
+        device = next(self.model.parameters()).device
+        flip_order = self.scheme.flip_order if self.cfg.flip_test else None
+        faces = []
+        for start in range(0, len(crops), BATCH):
+            part = crops[start : start + BATCH]
+            batch = torch.from_numpy(np.stack([c.warp(pixels) for c in part])).permute(0, 3, 1, 2)
+            points, scores = self.codec.decode(heatmaps(self.model, batch.to(device), flip_order))
+            for crop, rect, p, s in zip(part, rects[start:], points.double().cpu().numpy(), scores.double().cpu().numpy(),
+                                        strict=False):
+                faces.append(Face(crop.invert(p), rect, float(s.mean()), s))
+        return faces
+
+    def draw(self, image: Any, faces: list[Face]) -> np.ndarray:
+        """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box."""
+        out = to_rgb(image).copy()
+        for face in faces:
+            draw_rect(out, face.rect)
+            out = draw_points(out, face.points)
+        return out
+
+    def rows(self, faces: list[Face]) -> list[dict[str, float]]:
+        """A flat row a face, for tables: face (0-based), score, xmin … ymax, x0, y0, x1, y1, …; pixels to 3 decimals."""
+        rows = []
+        for number, face in enumerate(faces):
+            row: dict[str, float] = {"face": number, "score": round(face.score, 4)}
+            row |= {k: round(v, 3) for k, v in zip(("xmin", "ymin", "xmax", "ymax"), face.rect, strict=True)}
+            for i, (x, y) in enumerate(face.points.tolist()):
+                row |= {f"x{i}": round(x, 3), f"y{i}": round(y, 3)}
+            rows.append(row)
+        return rows
+
+
+def _checked(box: Any, width: int, height: int) -> Rect:
+    """Four numbers that have an area in common with the picture. Raises UserError."""
+    expected = "expected detector, whole or xmin,ymin,xmax,ymax in pixels"
+    try:
+        rect = None if isinstance(box, str) else np.asarray(box, dtype=np.float64)
+    except (TypeError, ValueError):
+        rect = None
+    if rect is None or rect.shape != (4,) or not np.isfinite(rect).all():
+        raise UserError(f"box {box!r}: {expected}")
+    xmin, ymin, xmax, ymax = map(float, rect)
+    if xmax <= xmin or ymax <= ymin:
+        raise UserError(f"box {box!r} has no area: {expected}, xmax above xmin and ymax above ymin")
+    if xmax < 0 or ymax < 0 or xmin > width - 1 or ymin > height - 1:
+        raise UserError(f"box {box!r} lies outside of the {width}x{height} picture: {expected}")
+    return xmin, ymin, xmax, ymax

@@ -1,0 +1,207 @@
+"""Bad input: each kind ends with exit status 2 and one clear line that names the thing."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from small_run import TINY, faces, write_face, write_pts
+
+from srrl.cli import guarded
+from srrl.train import COMMAND
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return faces(tmp_path_factory.mktemp("photos"), 8)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Runs the training command in this process, in an empty folder; gives (status, standard error lines, output)."""
+    import argparse
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str):
+        parser = argparse.ArgumentParser()
+        COMMAND.add_arguments(parser)
+        status = guarded(lambda: COMMAND.run(parser.parse_intermixed_args(list(map(str, arguments)))))
+        captured = capsys.readouterr()
+        return status, captured.err.strip().splitlines(), captured.out
+
+    return run
+
+
+def refused(result, *words):
+    """Exit status 2 and one line with all the words."""
+    status, lines, _ = result
+    assert status == 2
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+def test_unknown_task_offers_the_nearest(train):
+    refused(train("--task", "face"), "'face'", "did you mean 'faces'")
+
+
+def test_no_task_lists_them(train):
+    refused(train(), "--task", "faces")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epoch=3", ["epoch", "'epochs'"]),
+        ("student.widht=8", ["student.widht", "'student.width'"]),
+        ("optim.lrr=1", ["optim.lrr", "'optim.lr'"]),
+        ("epochs=many", ["epochs", "many"]),
+        ("epochs=0", ["epochs", "0"]),
+        ("cut=middle", ["cut", "deep", "shallow"]),
+        ("nonsense", ["nonsense", "key=value"]),
+        ("seed.x=1", ["seed", "integer", "keys x"]),
+    ],
+)
+def test_wrong_keys_and_values(train, override, words):
+    refused(train("--task", "faces", override, "--print-config"), *words)
+
+
+def test_unknown_method(train, photos):
+    refused(
+        train("--task", "faces", "method=srl", f"data.train={photos}", *TINY), "srl", "did you mean 'srrl'"
+    )
+
+
+def test_missing_config_file_is_named(train):
+    refused(train("--task", "faces", "-c", "nowhere.yaml"), "nowhere.yaml", "does not exist")
+
+
+def test_config_that_is_no_mapping(train, tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    refused(train("--task", "faces", "-c", "list.yaml"), "list.yaml", "key: value")
+
+
+def test_unknown_format(train, photos):
+    refused(train("--task", "faces", f"data.train={photos}", "data.format=ibugg", *TINY), "ibugg", "ibug")
+
+
+def test_missing_path_shows_where_it_looked(train, tmp_path):
+    refused(train("--task", "faces", "data.train=photos/nowhere", *TINY), str(tmp_path / "photos/nowhere"))
+
+
+def test_empty_folder(train, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert not (tmp_path / "runs").exists()
+    refused(train("--task", "faces", "data.train=empty", *TINY), "empty")
+    refused(train("--task", "faces", "data.train=empty", "data.format=ibug", *TINY), "empty", ".pts")
+    assert not list((tmp_path / "runs" / "faces").iterdir())  # no empty run is left behind
+
+
+def test_existing_run_folder_is_refused_and_untouched(train, tmp_path, photos):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("keep")
+    refused(train("--task", "faces", "--run-dir", "mine", f"data.train={photos}", *TINY), "mine", "exists")
+    assert os.listdir(tmp_path / "mine") == ["note.txt"]
+
+
+def test_resume_of_nothing(train):
+    refused(train("--resume", "runs/faces/007"), "runs/faces/007", "does not exist")
+
+
+def bad_folder(tmp_path, name):
+    folder = faces(tmp_path / name, 6)
+    return folder, folder / "face03.jpg", folder / "face03.pts"
+
+
+def test_image_that_does_not_decode_is_named_or_skipped(train, tmp_path):
+    folder, image, _ = bad_folder(tmp_path, "broken")
+    image.write_bytes(b"\xff\xd8 not a picture")
+    refused(train("--task", "faces", f"data.train={folder}", *TINY), "face03.jpg")
+    status, _, out = train(
+        "--task", "faces", f"data.train={folder}", "data.on_error=skip", "--dry-run", *TINY
+    )
+    assert status == 0
+    assert "1 faces skipped" in out
+    assert "face03.jpg" in out
+
+
+@pytest.mark.parametrize("damage", ["count", "nan", "outside", "junk"])
+def test_bad_points_are_named(train, tmp_path, damage):
+    folder, _, pts = bad_folder(tmp_path, damage)
+    good = np.stack([np.linspace(20, 70, 68), np.linspace(30, 60, 68)], 1)
+    if damage == "count":
+        write_pts(pts, good[:67])
+    elif damage == "nan":
+        write_pts(pts, np.where(np.arange(68)[:, None] == 5, np.nan, good))
+    elif damage == "outside":
+        write_pts(pts, good + 5000)
+    else:
+        pts.write_text("version: 1\nn_points: 68\n{\nhello\n}\n")
+    refused(train("--task", "faces", f"data.train={folder}", *TINY), "face03.")
+
+
+def test_rectangle_without_area(train, tmp_path):
+    root = tmp_path / "wflw"
+    write_face(root / "WFLW_images", "x", 0)
+    lists = root / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    lists.mkdir(parents=True)
+    numbers = " ".join(f"{v:.2f}" for v in np.linspace(10, 80, 196))
+    for split in ("train", "test"):
+        (lists / f"list_98pt_rect_attr_{split}.txt").write_text(f"{numbers} 30 30 30 60 0 0 0 0 0 0 x.jpg\n")
+    refused(
+        train("--task", "faces", f"data.train={root}", "data.format=wflw", "data.box=given", *TINY),
+        "line 1",
+        "area",
+    )
+
+
+def test_points_that_coincide(train, tmp_path):
+    folder, _, pts = bad_folder(tmp_path, "same")
+    write_pts(pts, np.full((68, 2), 40.0))
+    refused(train("--task", "faces", f"data.train={folder}", *TINY), "face03")
+
+
+def test_checkpoint_of_another_architecture(train, tmp_path, photos):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    refused(
+        train("--task", "faces", f"data.train={photos}", "teacher.checkpoint=other.pt", *TINY),
+        "other.pt",
+        "architecture",
+    )
+
+
+class Trap:
+    """A pickle that creates a file when it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+def test_pickle_that_would_run_code_is_not_run(train, tmp_path, photos):
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1)}, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(tmp_path / "trap.pt", "w") as target:
+        for entry in source.namelist():
+            content = pickle.dumps(Trap()) if entry.endswith("data.pkl") else source.read(entry)
+            target.writestr(entry, content)
+    refused(
+        train("--task", "faces", f"data.train={photos}", "teacher.checkpoint=trap.pt", *TINY),
+        "trap.pt",
+        "code",
+    )
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_more_points_than_the_models_predict(train, tmp_path, photos):
+    other = tmp_path / "five"
+    write_face(other, "a", 0, points=np.array([[20.0, 30], [60, 30], [40, 45], [30, 60], [50, 60]]))
+    refused(
+        train("--task", "faces", f"data.train={photos}", f"data.val={photos}", f"data.test={other}", *TINY),
+        "five",
+    )

@@ -1,0 +1,198 @@
+"""Whole runs as real processes: the run folder, resume after SIGKILL, signals, a disk that is full."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import resource
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+from small_run import TINY, call, faces, start
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    photos = faces(tmp_path_factory.mktemp("photos"), 24)
+    return [
+        "--task",
+        "faces",
+        f"data.train={photos}",
+        f"data.val={photos}",
+        f"data.test={photos}",
+        *TINY,
+        "epochs=3",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    status, out, error = call("train", *arguments, "--run-dir", folder)
+    assert status == 0, error
+    return folder, out
+
+
+def test_run_folder_holds_what_the_contract_says(finished):
+    folder, out = finished
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "results.json",
+        "report.md",
+        "plots/curves.png",
+        "weights/teacher.safetensors",
+        "weights/student.safetensors",
+        "weights/baseline.safetensors",
+        "weights/student-last.safetensors",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    results = json.loads((folder / "results.json").read_text())
+    assert {
+        "task",
+        "method",
+        "seed",
+        "dataset",
+        "split",
+        "protocol",
+        "teacher",
+        "student",
+        "baseline",
+    } <= results.keys()
+    for model in ("teacher", "student", "baseline"):
+        m = results[model]
+        assert {
+            "nme",
+            "fr@0.10",
+            "auc@0.10",
+            "normaliser",
+            "subsets",
+            "undetected",
+            "params",
+            "macs",
+            "size_bytes",
+            "latency_ms_p50",
+            "latency_ms_p95",
+        } <= m.keys()
+        assert m["params"] == sum(
+            v.numel()
+            for k, v in load_file(folder / f"weights/{model}.safetensors").items()
+            if "running" not in k and "num_batches" not in k
+        )
+        assert m["size_bytes"] == (folder / f"weights/{model}.safetensors").stat().st_size
+    assert "report:" in out
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    assert [(r["phase"], r["epoch"]) for r in rows] == [
+        (p, str(e)) for p in ("teacher", "baseline", "student") for e in (1, 2, 3)
+    ]
+
+
+def test_evaluate_gives_the_same_figures(finished, tmp_path):
+    folder, _ = finished
+    status, _, error = call("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
+    assert status == 0, error
+    again, before = (
+        json.loads((tmp_path / "again.json").read_text()),
+        json.loads((folder / "results.json").read_text()),
+    )
+    assert again["student"]["nme"] == pytest.approx(before["student"]["nme"], rel=1e-6)
+    assert "teacher" not in again
+
+
+def same_weights(a, b):
+    for name in ("teacher", "baseline", "student", "student-last"):
+        first, second = (
+            load_file(a / f"weights/{name}.safetensors"),
+            load_file(b / f"weights/{name}.safetensors"),
+        )
+        assert first.keys() == second.keys()
+        for key in first:
+            assert first[key].equal(second[key]), f"{name}: {key}"
+
+
+def wait_for(process, path, seconds=120):
+    """Until the file is there; the process must live."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_sigkill_then_resume_is_bit_identical(arguments, finished, tmp_path):
+    """Killed twice: in the teacher's phase and in the student's."""
+    folder = tmp_path / "killed"
+    process = start("train", *arguments, "--run-dir", folder)
+    wait_for(process, folder / "checkpoints" / "teacher.pt")
+    process.kill()
+    process.communicate()
+    process = start("train", "--resume", folder)
+    wait_for(process, folder / "checkpoints" / "student.pt")
+    process.kill()
+    process.communicate()
+    assert not (folder / "results.json").exists()
+    status, _, error = call("train", "--resume", folder)
+    assert status == 0, error
+    same_weights(finished[0], folder)
+    rows = list(csv.DictReader(open(folder / "metrics.csv")))
+    assert [(r["phase"], r["epoch"]) for r in rows] == [
+        (p, str(e)) for p in ("teacher", "baseline", "student") for e in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_checkpoint_and_name_the_resume_command(arguments, finished, tmp_path, signum, expected):
+    folder = tmp_path / "stopped"
+    process = start("train", *arguments, "--run-dir", folder)
+    wait_for(process, folder / "checkpoints" / "baseline.pt")
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == expected
+    assert f"--resume {folder}" in error
+    assert "Traceback" not in error
+    if signum == signal.SIGTERM:
+        status, _, error = call("train", "--resume", folder)
+        assert status == 0, error
+        same_weights(finished[0], folder)
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path):
+    """The operating system refuses to write more than 4 kB a file: status 1, and the run still goes on afterwards."""
+    folder = tmp_path / "full"
+    process = start("train", *arguments, "--run-dir", folder)
+    wait_for(process, folder / "checkpoints" / "teacher.pt")
+    process.kill()
+    process.communicate()
+    before = hashlib.sha256((folder / "checkpoints" / "teacher.pt").read_bytes()).hexdigest()
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731 - runs in the child
+    status, _, error = call("train", "--resume", folder, preexec_fn=limit)
+    assert status == 1
+    assert error.strip().splitlines()[-1].startswith("error: could not save")
+    assert "Traceback" not in error
+    assert hashlib.sha256((folder / "checkpoints" / "teacher.pt").read_bytes()).hexdigest() == before
+    assert not list(folder.rglob("*.tmp"))
+    status, _, error = call("train", "--resume", folder)
+    assert status == 0, error
+    same_weights(finished[0], folder)
+
+
+def test_resume_of_a_finished_run_says_so(finished):
+    status, out, _ = call("train", "--resume", finished[0])
+    assert status == 0
+    assert "finished" in out
+
+
+def test_help_is_quick_and_needs_no_torch():
+    best = 9.0
+    for _ in range(3):
+        begin = time.monotonic()
+        status, out, _ = call("train", "--help")
+        best = min(best, time.monotonic() - begin)
+        assert status == 0
+        assert "--resume" in out
+    assert best < 1.0

@@ -1,0 +1,235 @@
+"""The synthetic faces: labels against independent geometry, determinism, resume, visibility, export."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("anny") is None or importlib.util.find_spec("warp") is None:
+    pytest.skip("anny and warp-lang are not installed", allow_module_level=True)
+
+from srrl_tasks.faces import synthetic
+from srrl_tasks.faces.schemes import scheme_for
+
+from srrl.errors import UserError
+
+TINY = synthetic.SyntheticSettings(n_train=40, n_val=3, n_test=2, size=64)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def generator(cache):
+    from srrl_tasks.faces.synthetic.face import Generator
+
+    return Generator(128, cache)
+
+
+@pytest.fixture(scope="module")
+def filled(cache):
+    synthetic.ensure(TINY, cache_dir=cache, progress=False, processes=2)
+    return cache
+
+
+def bare_head(generator, pose):
+    """(scene, posed points, camera, 3-D landmarks) of the mean head without hair or clothes."""
+    from srrl_tasks.faces.synthetic.landmarks import Brow
+    from srrl_tasks.faces.synthetic.mesh import Builder
+
+    scene = Builder()
+    nod = np.ones(len(generator.template))
+    shape = np.array(generator.landmarks.shape)
+    scene.add(shape, generator.body, generator.material, np.full(3, 0.4), template=generator.place, nod=nod)
+    return scene, *generator._place(shape, scene, Brow(), pose)
+
+
+def shard_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.faces"))}
+
+
+def test_points_are_the_pinhole_projection_of_the_posed_head(generator):
+    face = generator.make((3, 0, 1))
+    for n, count in ((98, 98), (68, 68)):
+        x, y, z = face.points3d[n].astype(np.float64).T
+        away = face.camera.distance - z
+        u = face.camera.cx + face.camera.focal * x / away
+        v = face.camera.cy - face.camera.focal * y / away
+        assert face.points[n].shape == (count, 2)
+        np.testing.assert_allclose(face.points[n], np.stack([u, v], 1), atol=1e-9)
+    low, high = face.points[98].min(0), face.points[98].max(0)
+    assert 0.49 * 128 < (high - low).max() < 0.63 * 128
+    assert face.rect[0] < low[0] and face.rect[3] > high[1]
+
+
+@pytest.mark.parametrize("n", [68, 98])
+def test_a_mirrored_pose_gives_mirrored_labels(generator, n):
+    from srrl_tasks.faces.synthetic.face import Pose
+
+    one = bare_head(generator, Pose(yaw=28.0, pitch=7.0, roll=12.0))
+    two = bare_head(generator, Pose(yaw=-28.0, pitch=7.0, roll=-12.0))
+    a, b = (camera.project(points[n])[:, :2] for _, _, camera, points in (one, two))
+    mirrored = b[np.asarray(scheme_for(n).flip_order)]
+    mirrored[:, 0] = 127.0 - mirrored[:, 0]
+    np.testing.assert_allclose(a, mirrored, atol=0.02)
+
+
+def test_both_schemes_agree_where_they_name_the_same_place(generator):
+    from srrl_tasks.faces.synthetic.face import Pose
+
+    _, _, camera, points = bare_head(generator, Pose(yaw=20.0))
+    few, many = points[68], points[98]
+    np.testing.assert_allclose(few[:17], many[:33:2])
+    np.testing.assert_allclose(few[27:36], many[51:60])
+    np.testing.assert_allclose(few[[36, 39, 42, 45]], many[[60, 64, 68, 72]])
+    np.testing.assert_allclose(few[48:], many[76:96])
+    x = camera.project(many)[:, 0]
+    assert x[60] < x[64] < x[51] < x[68] < x[72]  # the person's right eye is on the picture's left
+
+
+@pytest.mark.parametrize("index", [54, 60, 85, 16])
+def test_a_dot_on_a_landmark_appears_at_its_labelled_pixel(generator, index):
+    from srrl_tasks.faces.synthetic import kernels, raster
+    from srrl_tasks.faces.synthetic.face import Pose
+    from srrl_tasks.faces.synthetic.mesh import ellipsoid
+
+    scene, posed, camera, points = bare_head(generator, Pose(yaw=18.0, pitch=-5.0, roll=8.0))
+    look = kernels.Look()
+    look.sky = look.ground = kernels.wp.vec3(1.0, 1.0, 1.0)
+    look.key_dir = kernels.wp.vec3(0.0, 0.0, 1.0)
+    look.liner_width, look.brow_outer, look.brow_thick = 1.0, 1.0, 0.001
+    black = np.zeros((128, 128, 3), np.float32)
+    ball, triangles = ellipsoid(np.full(3, 0.03))
+    images = []
+    for colour in (0.0, 1.0):
+        scene.add(ball, triangles, kernels.THING, np.full(3, colour))
+        mesh = scene.mesh(np.concatenate([posed, ball + points[98][index] + [0.0, 0.0, 0.03]]))
+        images.append(raster.render(mesh, camera, look, np.full((256, 256), 0.5, np.float32), black)[0])
+        scene.count -= len(scene.parts.pop()["points"])
+    weight = np.abs(images[1] - images[0]).sum(2).astype(np.float64)
+    rows, columns = np.mgrid[:128, :128]
+    found = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+    expected = camera.project(points[98][index])[:2]
+    assert np.abs(found - expected).max() < 0.5, (found, expected)
+
+
+def ray_is_free(eye, target, corners, slack):
+    """Möller-Trumbore in float64: nothing lies between the eye and the target but for the last `slack` dm."""
+    way = target - eye
+    length = np.linalg.norm(way)
+    way = way / length
+    one, two = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    p = np.cross(way, two)
+    det = (one * p).sum(1)
+    det = np.where(np.abs(det) < 1e-14, np.inf, det)
+    t = eye - corners[:, 0]
+    u = (t * p).sum(1) / det
+    q = np.cross(t, one)
+    v = (q @ way) / det
+    at = (two * q).sum(1) / det
+    return not ((u >= 0) & (v >= 0) & (u + v <= 1) & (at > 0) & (at < length - slack)).any()
+
+
+def test_visibility_of_a_turned_head_matches_rays(generator):
+    from srrl_tasks.faces.synthetic import raster
+    from srrl_tasks.faces.synthetic.face import Pose
+
+    scene, posed, camera, points = bare_head(generator, Pose(yaw=60.0, distance=20.0))
+    screen = camera.project(posed)
+    screen[:, :2] = (screen[:, :2] + 0.5) * 2 - 0.5
+    depth, _ = raster.rasterise(screen, scene.mesh(posed), 256, generator.tile)
+    seen = generator.visible_at(camera.project(points[98]), depth)
+    corners = posed[generator.body[generator.material < 4]]
+    eye = np.array([0.0, 0.0, camera.distance])
+    inner = [*range(33, 60), 60, 64, 68, 72, *range(76, 88)]
+    rays = np.array([ray_is_free(eye, points[98][k], corners, 0.08) for k in inner])
+    assert (seen[inner] == rays).mean() > 0.9
+    assert not seen[46] and not seen[72], "the far end of the brow and the far eye corner are hidden"
+    assert seen[[33, 37, 60, 64, 54, 76]].all() and seen[:16].all(), "the near half is in view"
+
+
+def test_the_same_key_gives_the_same_face_and_splits_differ(generator):
+    one, two, other = (generator.make(key) for key in ((0, 0, 5), (0, 0, 5), (0, 1, 5)))
+    assert (one.image == two.image).all() and (one.points[98] == two.points[98]).all()
+    assert one.attributes == two.attributes
+    assert (one.image != other.image).mean() > 0.5
+
+
+def test_records_read_the_cache(filled):
+    import pickle
+
+    for n in (68, 98):
+        found = synthetic.records(TINY, "train", n, cache_dir=filled, progress=False)
+        assert len(found) == 40 and len({record.name for record in found}) == 40
+        record = pickle.loads(pickle.dumps(found[33]))
+        assert record.pixels().shape == (64, 64, 3) and record.pixels().dtype == np.uint8
+        assert record.points.shape == (n, 2) and record.visible.shape == (n,)
+        assert list(record.attributes) == ["pose", "expression", "illumination", "make-up", "occlusion", "blur"]
+    with pytest.raises(UserError, match="68"):
+        synthetic.records(TINY, "train", 29, cache_dir=filled)
+
+
+def test_bytes_survive_a_kill_and_do_not_depend_on_processes(filled, tmp_path):
+    wanted = shard_bytes(synthetic.folder_of(TINY, filled))
+    code = (
+        "from srrl.task import ensure_tasks_importable; ensure_tasks_importable();"
+        "from srrl_tasks.faces import synthetic; from pathlib import Path;"
+        f"synthetic.ensure(synthetic.SyntheticSettings(**{TINY.model_dump()!r}), 'train', cache_dir=Path({str(tmp_path)!r}), processes=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    folder = synthetic.folder_of(TINY, tmp_path)
+    end = time.monotonic() + 120
+    while not list(folder.glob("*.faces")) and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = shard_bytes(folder)
+    assert kept and kept["train-00000.faces"] == wanted["train-00000.faces"]
+    assert "train-00001.faces" not in kept
+    synthetic.ensure(TINY, "train", cache_dir=tmp_path, progress=False, processes=1)
+    assert shard_bytes(folder) == {name: data for name, data in wanted.items() if name.startswith("train")}
+
+
+def test_export_is_wflw(filled, tmp_path):
+    import cv2
+
+    out = synthetic.export_wflw(TINY, tmp_path / "wflw", cache_dir=filled, progress=False)
+    records = {record.name: record for record in synthetic.records(TINY, "test", 98, cache_dir=filled)}
+    text = out / "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt"
+    lines = text.read_text().strip().split("\n")
+    assert len(lines) == 2
+    for line, record in zip(lines, records.values()):
+        tokens = line.split(" ")
+        assert len(tokens) == 207
+        np.testing.assert_allclose(np.array(tokens[:196], float).reshape(98, 2), record.points, atol=1e-6)
+        assert all(abs(int(a) - b) <= 0.5 for a, b in zip(tokens[196:200], record.rect))
+        assert [int(bit) for bit in tokens[200:206]] == list(record.attributes.values())
+        image = cv2.imread(str(out / "WFLW_images" / tokens[206]))
+        assert image.shape == (64, 64, 3)
+        assert (image[..., ::-1] == record.pixels()).all()
+    with pytest.raises(UserError, match="not empty"):
+        synthetic.export_wflw(TINY, out, cache_dir=filled)
+
+
+def test_settings_and_damaged_shards_speak_plainly(filled, tmp_path):
+    base = synthetic.SyntheticSettings()
+    assert base.fingerprint() == synthetic.SyntheticSettings(n_train=7).fingerprint()
+    assert len({base.fingerprint(), *(synthetic.SyntheticSettings(**c).fingerprint() for c in ({"seed": 1}, {"size": 160}))}) == 3
+    with pytest.raises(UserError, match="train, val, test"):
+        base.count("dev")
+    from srrl_tasks.faces.synthetic.store import read_shard
+
+    whole = next(synthetic.folder_of(TINY, filled).glob("test-*.faces"))
+    broken = tmp_path / "test-00000.faces"
+    for size in (10, len(whole.read_bytes()) - 1):
+        broken.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(UserError, match="delete it"):
+            read_shard(broken)
