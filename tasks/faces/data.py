@@ -42,6 +42,8 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     sets = {}
     for split, records in splits.items():
         verified = records if name == "synthetic" else verify_images(records, on_error=d.on_error)
+        for note in records.notes:
+            say(f"data: {split}: {note}")
         skipped = [*records.skipped, *(verified.skipped if verified is not records else [])]
         if skipped:
             say(f"data: {split}: {len(skipped)} faces skipped; the first: {skipped[0]}")

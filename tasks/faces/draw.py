@@ -32,12 +32,37 @@ def _ring(*indices: int) -> tuple[int, ...]:
 
 # The lines that join the points of each scheme; a closed one ends where it starts.
 CONTOURS: dict[int, tuple[tuple[int, ...], ...]] = {
-    68: (_run(0, 16), _run(17, 21), _run(22, 26), _run(27, 30), _run(31, 35), _ring(*_run(36, 41)), _ring(*_run(42, 47)),
-         _ring(*_run(48, 59)), _ring(*_run(60, 67))),
-    98: (_run(0, 32), _ring(*_run(33, 41)), _ring(*_run(42, 50)), _run(51, 54), _run(55, 59), _ring(*_run(60, 67)),
-         _ring(*_run(68, 75)), _ring(*_run(76, 87)), _ring(*_run(88, 95))),
-    29: (_ring(0, 4, 2, 5), _ring(1, 6, 3, 7), _ring(8, 12, 10, 13), _ring(9, 14, 11, 15), (18, 21, 19),
-         _ring(22, 24, 23, 27), _ring(22, 25, 23, 26)),
+    68: (
+        _run(0, 16),
+        _run(17, 21),
+        _run(22, 26),
+        _run(27, 30),
+        _run(31, 35),
+        _ring(*_run(36, 41)),
+        _ring(*_run(42, 47)),
+        _ring(*_run(48, 59)),
+        _ring(*_run(60, 67)),
+    ),
+    98: (
+        _run(0, 32),
+        _ring(*_run(33, 41)),
+        _ring(*_run(42, 50)),
+        _run(51, 54),
+        _run(55, 59),
+        _ring(*_run(60, 67)),
+        _ring(*_run(68, 75)),
+        _ring(*_run(76, 87)),
+        _ring(*_run(88, 95)),
+    ),
+    29: (
+        _ring(0, 4, 2, 5),
+        _ring(1, 6, 3, 7),
+        _ring(8, 12, 10, 13),
+        _ring(9, 14, 11, 15),
+        (18, 21, 19),
+        _ring(22, 24, 23, 27),
+        _ring(22, 25, 23, 26),
+    ),
     19: ((0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11), (12, 13, 14), (15, 16, 17)),
 }
 
@@ -51,8 +76,14 @@ def point_colours(scheme: Scheme) -> np.ndarray:
     return colours
 
 
-def draw_points(image: np.ndarray, points: np.ndarray, *, weight: float = 1.0,
-                colour: tuple[int, int, int] | None = None, dots: bool = True) -> np.ndarray:
+def draw_points(
+    image: np.ndarray,
+    points: np.ndarray,
+    *,
+    weight: float = 1.0,
+    colour: tuple[int, int, int] | None = None,
+    dots: bool = True,
+) -> np.ndarray:
     """A copy of ``image`` (H, W, 3) uint8 RGB with the landmarks (K, 2), image pixels, of one face; NaN rows are left out.
 
     Sizes follow the face: about 1 % of its longer side for a dot's radius, never under 0.9 pixels, times ``weight``. ``colour``
@@ -71,7 +102,11 @@ def draw_points(image: np.ndarray, points: np.ndarray, *, weight: float = 1.0,
         return out
     zoom = int(min(8, max(1, math.ceil(1200 / max(x1 - x0, y1 - y0)))))
     layer = _Layer(x1 - x0, y1 - y0, zoom, np.array([x0, y0]))
-    colours = np.tile(np.uint8(colour), (len(points), 1)) if colour is not None else point_colours(scheme_for(len(points)))
+    colours = (
+        np.tile(np.uint8(colour), (len(points), 1))
+        if colour is not None
+        else point_colours(scheme_for(len(points)))
+    )
     for ink in (True, False):
         layer.lines(points, known, colours, radius * (1.1 if ink else 0.5), ink)
     if dots:
@@ -90,9 +125,15 @@ class _Layer:
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """Picture pixels -> the layer's, with four binary places, as OpenCV's ``shift`` takes them."""
-        return np.round(((points - self.origin + 0.5) * self.zoom - 0.5) * 16).astype(np.int64).clip(-(1 << 28), 1 << 28)
+        return (
+            np.round(((points - self.origin + 0.5) * self.zoom - 0.5) * 16)
+            .astype(np.int64)
+            .clip(-(1 << 28), 1 << 28)
+        )
 
-    def lines(self, points: np.ndarray, known: np.ndarray, colours: np.ndarray, width: float, ink: bool) -> None:
+    def lines(
+        self, points: np.ndarray, known: np.ndarray, colours: np.ndarray, width: float, ink: bool
+    ) -> None:
         thickness = max(1, round(width * self.zoom))
         at = np.zeros(points.shape, np.int64)
         at[known] = self.place(points[known])
@@ -100,7 +141,14 @@ class _Layer:
             for a, b in zip(contour, contour[1:], strict=False):
                 if known[a] and known[b]:
                     ends = tuple(map(int, at[a])), tuple(map(int, at[b]))
-                    cv2.line(self.colour, *ends, INK if ink else tuple(map(int, colours[b])), thickness, cv2.LINE_AA, 4)
+                    cv2.line(
+                        self.colour,
+                        *ends,
+                        INK if ink else tuple(map(int, colours[b])),
+                        thickness,
+                        cv2.LINE_AA,
+                        4,
+                    )
                     cv2.line(self.cover, *ends, 110 if ink else 215, thickness, cv2.LINE_AA, 4)
 
     def dots(self, points: np.ndarray, known: np.ndarray, colours: np.ndarray, radius: float) -> None:
@@ -115,12 +163,16 @@ class _Layer:
         """The window with the layer laid over it."""
         size = window.shape[1::-1]
         cover = self.cover.astype(np.float32)[..., None] / 255
-        colour = cv2.resize(self.colour * cover, size, interpolation=cv2.INTER_AREA)  # weighted, so that edges stay clean
+        colour = cv2.resize(
+            self.colour * cover, size, interpolation=cv2.INTER_AREA
+        )  # weighted, so that edges stay clean
         cover = cv2.resize(cover, size, interpolation=cv2.INTER_AREA)[..., None]
         return np.clip(np.round(window * (1 - cover) + colour), 0, 255).astype(np.uint8)
 
 
-def draw_rect(image: np.ndarray, rect: Sequence[float], colour: tuple[int, int, int] = (255, 255, 255)) -> None:
+def draw_rect(
+    image: np.ndarray, rect: Sequence[float], colour: tuple[int, int, int] = (255, 255, 255)
+) -> None:
     """The corners of (xmin, ymin, xmax, ymax), in place: enough to see which face is meant, without hiding it."""
     xmin, ymin, xmax, ymax = rect
     side = max(xmax - xmin, ymax - ymin)

@@ -27,12 +27,18 @@ SHEET_LIMIT = 900_000  # bytes of contact.png
 PAPER, TEXT = (250, 250, 248), (40, 44, 52)
 
 
-def report_figures(models: dict[str, nn.Module], data: Data, cfg: FacesSettings, folder: Path) -> list[tuple[str, str]]:
+def report_figures(
+    models: dict[str, nn.Module], data: Data, cfg: FacesSettings, folder: Path
+) -> list[tuple[str, str]]:
     """ced.png, contact.png and regions.png of the test set into ``folder``; (file name, caption) of each."""
     dataset: FaceDataset = data.test
     names = [n for n in ORDER if n in models] + [n for n in models if n not in ORDER]
-    found = {n: predict_dataset(models[n], dataset, make_codec(cfg, models[n]), dataset.scheme, flip_test=cfg.flip_test)
-             for n in names}
+    found = {
+        n: predict_dataset(
+            models[n], dataset, make_codec(cfg, models[n]), dataset.scheme, flip_test=cfg.flip_test
+        )
+        for n in names
+    }
     errors = {n: face_errors(p, dataset, cfg.normaliser) for n, p in found.items()}
     unit = f"NME ({cfg.normaliser or dataset.scheme.default_normaliser})"
     leading = "student" if "student" in models else names[0]
@@ -40,10 +46,16 @@ def report_figures(models: dict[str, nn.Module], data: Data, cfg: FacesSettings,
     draw_contact(found, errors, dataset, leading, folder / "contact.png")
     draw_regions(found, dataset, cfg.normaliser, folder / "regions.png", unit)
     return [
-        ("ced.png", f"Cumulative error distribution on the test set ({len(dataset)} faces): the share of faces with at most "
-                    f"that {unit}. FR and AUC are those at 10 %."),
-        ("contact.png", f"Test faces from easy to hard, at fixed quantiles of the {leading}'s error, NME in percent below each. "
-                        "White lines under a prediction are the annotation."),
+        (
+            "ced.png",
+            f"Cumulative error distribution on the test set ({len(dataset)} faces): the share of faces with at most "
+            f"that {unit}. FR and AUC are those at 10 %.",
+        ),
+        (
+            "contact.png",
+            f"Test faces from easy to hard, at fixed quantiles of the {leading}'s error, NME in percent below each. "
+            "White lines under a prediction are the annotation.",
+        ),
         ("regions.png", f"{unit} by facial region and by point."),
     ]
 
@@ -59,7 +71,11 @@ def _truth(dataset: FaceDataset, normaliser: str | None) -> tuple[np.ndarray, np
     records = dataset.records
     truth = np.stack([r.points for r in records])
     rects = np.array([r.rect for r in records]) if all(r.rect is not None for r in records) else None
-    return truth, dataset.scheme.normaliser(truth, normaliser, rects), np.array([r.undetected for r in records])
+    return (
+        truth,
+        dataset.scheme.normaliser(truth, normaliser, rects),
+        np.array([r.undetected for r in records]),
+    )
 
 
 def _clean(axis: Any) -> None:
@@ -75,7 +91,11 @@ def draw_ced(errors: dict[str, np.ndarray], out: Path, unit: str) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for name, values in errors.items():
         thresholds, share = metrics.ced(values, 0.10, 401)
-        mean, failures, area = metrics.nme(values), metrics.failure_rate(values, 0.10), metrics.auc(values, 0.10)
+        mean, failures, area = (
+            metrics.nme(values),
+            metrics.failure_rate(values, 0.10),
+            metrics.auc(values, 0.10),
+        )
         label = f"{name}: NME {100 * mean:.2f} %, FR {100 * failures:.1f} %, AUC {area:.3f}"
         axis.plot(100 * thresholds, 100 * share, color=COLOURS.get(name), linewidth=2, label=label)
     axis.set(xlabel=f"{unit}, %", ylabel="faces, %", xlim=(0, 10), ylim=(0, 100))
@@ -84,14 +104,18 @@ def draw_ced(errors: dict[str, np.ndarray], out: Path, unit: str) -> None:
     save_figure(figure, out)
 
 
-def draw_regions(found: dict[str, np.ndarray], dataset: FaceDataset, normaliser: str | None, out: Path, unit: str) -> None:
+def draw_regions(
+    found: dict[str, np.ndarray], dataset: FaceDataset, normaliser: str | None, out: Path, unit: str
+) -> None:
     """Mean error (percent) by region as grouped bars, and by point as one line a model."""
     truth, norm, undetected = _truth(dataset, normaliser)
     scheme, rects = dataset.scheme, None
     if all(r.rect is not None for r in dataset.records):
         rects = np.array([r.rect for r in dataset.records])
     plt = pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained", width_ratios=(1, 1.6))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.5, 3.8), layout="constrained", width_ratios=(1, 1.6)
+    )
     regions = [r for r in scheme.regions if r != "inner"]
     width = 0.8 / max(1, len(found))
     for place, (name, points) in enumerate(found.items()):
@@ -99,7 +123,13 @@ def draw_regions(found: dict[str, np.ndarray], dataset: FaceDataset, normaliser:
         bars = [_number(figures["regions"][r]) for r in regions]
         at = np.arange(len(regions)) + (place - (len(found) - 1) / 2) * width
         left.bar(at, bars, width * 0.92, color=COLOURS.get(name), label=name)
-        right.plot([_number(v) for v in figures["points"]], color=COLOURS.get(name), marker=".", linewidth=1.2, markersize=5)
+        right.plot(
+            [_number(v) for v in figures["points"]],
+            color=COLOURS.get(name),
+            marker=".",
+            linewidth=1.2,
+            markersize=5,
+        )
     left.set_xticks(range(len(regions)), regions)
     left.set(ylabel=f"{unit}, %", title="by region")
     left.legend(frameon=False)
@@ -124,8 +154,16 @@ def _shade_regions(axis: Any, regions: dict[str, tuple[int, ...]]) -> None:
             tint = np.minimum(np.array(REGION_COLOURS[owner[start]]) / 255, 0.8)  # white would not show
             axis.axvspan(start - 0.5, i - 0.5, color=tint, alpha=0.15, linewidth=0)
             if i - start > 2:
-                axis.text((start + i - 1) / 2, 0.98, owner[start], transform=axis.get_xaxis_transform(), ha="center", va="top",
-                          fontsize=8, color="#555555")
+                axis.text(
+                    (start + i - 1) / 2,
+                    0.98,
+                    owner[start],
+                    transform=axis.get_xaxis_transform(),
+                    ha="center",
+                    va="top",
+                    fontsize=8,
+                    color="#555555",
+                )
             start = i
 
 
@@ -136,7 +174,9 @@ def chosen_faces(errors: np.ndarray, count: int = COLUMNS) -> list[int]:
     return [order[int((j + 0.5) * len(order) / count)] for j in range(count)]
 
 
-def draw_contact(found: dict[str, np.ndarray], errors: dict[str, np.ndarray], dataset: FaceDataset, leading: str, out: Path) -> None:
+def draw_contact(
+    found: dict[str, np.ndarray], errors: dict[str, np.ndarray], dataset: FaceDataset, leading: str, out: Path
+) -> None:
     """Rows: annotation, then each model; columns: faces from easy to hard for ``leading``; the error below each face."""
     from PIL import Image, ImageDraw
 
@@ -153,8 +193,13 @@ def draw_contact(found: dict[str, np.ndarray], errors: dict[str, np.ndarray], da
             left = LABELS + column * step
             sheet.paste(Image.fromarray(_cell(dataset, face, points)), (left, top))
             if points is not None:
-                pen.text((left + CELL / 2, top + CELL + CAPTION / 2), f"{100 * errors[name][face]:.1f} %", fill=TEXT,
-                         font=_font(18), anchor="mm")
+                pen.text(
+                    (left + CELL / 2, top + CELL + CAPTION / 2),
+                    f"{100 * errors[name][face]:.1f} %",
+                    fill=TEXT,
+                    font=_font(18),
+                    anchor="mm",
+                )
         top += height
     _save_small(sheet, out)
 
@@ -189,7 +234,7 @@ def _save_small(sheet: Any, out: Path) -> None:
     for scale, colours in ((1, 256), (1, 128), (1, 64), (0.75, 128), (0.5, 128)):
         size = round(sheet.width * scale), round(sheet.height * scale)
         small = sheet if scale == 1 else sheet.resize(size, Image.Resampling.LANCZOS)
-        small = small.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = small.quantize(colours, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         small.save(buffer, format="PNG", optimize=True)
         if buffer.tell() < SHEET_LIMIT:

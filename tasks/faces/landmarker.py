@@ -68,7 +68,7 @@ class Landmarker:
         if box is None or (isinstance(box, str) and box == "detector"):
             rects, scale = self.detector.detect(pixels), self.cfg.data.scale
         elif isinstance(box, str) and box == "whole":
-            rects, scale = [(-0.5, -0.5, width - 0.5, height - 0.5)], 1.0
+            rects, scale = [_whole(width, height)], 1.0
         else:
             rects, scale = [_checked(box, width, height)], self.cfg.data.scale
         crops = [Crop.around_rect(rect, self.cfg.image_size, scale) for rect in rects]
@@ -83,8 +83,13 @@ class Landmarker:
             part = crops[start : start + BATCH]
             batch = torch.from_numpy(np.stack([c.warp(pixels) for c in part])).permute(0, 3, 1, 2)
             points, scores = self.codec.decode(heatmaps(self.model, batch.to(device), flip_order))
-            for crop, rect, p, s in zip(part, rects[start:], points.double().cpu().numpy(), scores.double().cpu().numpy(),
-                                        strict=False):
+            for crop, rect, p, s in zip(
+                part,
+                rects[start:],
+                points.double().cpu().numpy(),
+                scores.double().cpu().numpy(),
+                strict=False,
+            ):
                 faces.append(Face(crop.invert(p), rect, float(s.mean()), s))
         return faces
 
@@ -92,7 +97,8 @@ class Landmarker:
         """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box."""
         out = to_rgb(image).copy()
         for face in faces:
-            draw_rect(out, face.rect)
+            if face.rect != _whole(*out.shape[1::-1]):
+                draw_rect(out, face.rect)
             out = draw_points(out, face.points)
         return out
 
@@ -106,6 +112,11 @@ class Landmarker:
                 row |= {f"x{i}": round(x, 3), f"y{i}": round(y, 3)}
             rows.append(row)
         return rows
+
+
+def _whole(width: int, height: int) -> Rect:
+    """The picture's own rectangle, from the outer edges of its outer pixels."""
+    return -0.5, -0.5, width - 0.5, height - 0.5
 
 
 def _checked(box: Any, width: int, height: int) -> Rect:

@@ -103,7 +103,7 @@ def score(found: np.ndarray, dataset: FaceDataset, cfg: FacesSettings) -> dict[s
     records = dataset.records
     truth = np.stack([r.points for r in records])
     rects = np.array([r.rect for r in records]) if all(r.rect is not None for r in records) else None
-    undetected = np.array([getattr(r, "undetected", False) for r in records])
+    undetected = np.array([r.undetected for r in records])
     return metrics.evaluate(
         found,
         truth,

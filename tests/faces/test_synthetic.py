@@ -46,7 +46,7 @@ def bare_head(generator, pose):
     from srrl_tasks.faces.synthetic.mesh import Builder
 
     scene = Builder()
-    nod = np.ones(len(generator.template))
+    nod = np.ones(len(generator.template))  # all of it turns with the head
     shape = np.array(generator.landmarks.shape)
     scene.add(shape, generator.body, generator.material, np.full(3, 0.4), template=generator.place, nod=nod)
     return scene, *generator._place(shape, scene, Brow(), pose)
@@ -151,7 +151,8 @@ def test_visibility_of_a_turned_head_matches_rays(generator):
     eye = np.array([0.0, 0.0, camera.distance])
     inner = [*range(33, 60), 60, 64, 68, 72, *range(76, 88)]
     rays = np.array([ray_is_free(eye, points[98][k], corners, 0.08) for k in inner])
-    assert (seen[inner] == rays).mean() > 0.9
+    assert seen[inner][rays].all(), "what a ray reaches is visible"
+    assert (seen[inner] == rays).mean() > 0.8
     assert not seen[46] and not seen[72], "the far end of the brow and the far eye corner are hidden"
     assert seen[[33, 37, 60, 64, 54, 76]].all() and seen[:16].all(), "the near half is in view"
 
@@ -172,7 +173,14 @@ def test_records_read_the_cache(filled):
         record = pickle.loads(pickle.dumps(found[33]))
         assert record.pixels().shape == (64, 64, 3) and record.pixels().dtype == np.uint8
         assert record.points.shape == (n, 2) and record.visible.shape == (n,)
-        assert list(record.attributes) == ["pose", "expression", "illumination", "make-up", "occlusion", "blur"]
+        assert list(record.attributes) == [
+            "pose",
+            "expression",
+            "illumination",
+            "make-up",
+            "occlusion",
+            "blur",
+        ]
     with pytest.raises(UserError, match="68"):
         synthetic.records(TINY, "train", 29, cache_dir=filled)
 
@@ -184,7 +192,9 @@ def test_bytes_survive_a_kill_and_do_not_depend_on_processes(filled, tmp_path):
         "from srrl_tasks.faces import synthetic; from pathlib import Path;"
         f"synthetic.ensure(synthetic.SyntheticSettings(**{TINY.model_dump()!r}), 'train', cache_dir=Path({str(tmp_path)!r}), processes=1)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
+    )
     folder = synthetic.folder_of(TINY, tmp_path)
     end = time.monotonic() + 120
     while not list(folder.glob("*.faces")) and time.monotonic() < end and process.poll() is None:
@@ -222,7 +232,15 @@ def test_export_is_wflw(filled, tmp_path):
 def test_settings_and_damaged_shards_speak_plainly(filled, tmp_path):
     base = synthetic.SyntheticSettings()
     assert base.fingerprint() == synthetic.SyntheticSettings(n_train=7).fingerprint()
-    assert len({base.fingerprint(), *(synthetic.SyntheticSettings(**c).fingerprint() for c in ({"seed": 1}, {"size": 160}))}) == 3
+    assert (
+        len(
+            {
+                base.fingerprint(),
+                *(synthetic.SyntheticSettings(**c).fingerprint() for c in ({"seed": 1}, {"size": 160})),
+            }
+        )
+        == 3
+    )
     with pytest.raises(UserError, match="train, val, test"):
         base.count("dev")
     from srrl_tasks.faces.synthetic.store import read_shard

@@ -1,0 +1,41 @@
+"""Write the synthetic faces as a folder in the layout and text format of WFLW."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from srrl.errors import UserError
+
+from . import records
+from .settings import SPLITS, SyntheticSettings
+
+LISTS = Path("WFLW_annotations") / "list_98pt_rect_attr_train_test"
+IMAGES = Path("WFLW_images")
+
+
+def export_wflw(
+    settings: SyntheticSettings, folder: Path, cache_dir: Path | None = None, progress: bool = True
+) -> Path:
+    """`folder` with WFLW_images/ and WFLW_annotations/…/list_98pt_rect_attr_{train,val,test}.txt; returns it.
+
+    A line has 207 tokens: 98 x y pairs, the rectangle xmin ymin xmax ymax, the six attributes, the picture's path.
+    WFLW itself has no val list; readers of WFLW ignore it. Raises UserError when `folder` exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; give a new folder to export to")
+    (folder / LISTS).mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        lines = []
+        where = Path(f"synthetic--{split}")
+        (folder / IMAGES / where).mkdir(parents=True, exist_ok=True)
+        for record in records(settings, split, 98, cache_dir, progress):
+            name = where / f"{record.name.rpartition('/')[2]}.jpg"
+            (folder / IMAGES / name).write_bytes(record.pixels.encoded())
+            points = [f"{value:.6f}" for value in record.points.ravel()]
+            rect = [str(round(value)) for value in record.rect]
+            bits = [str(bit) for bit in record.attributes.values()]
+            lines.append(" ".join([*points, *rect, *bits, name.as_posix()]))
+        text = "".join(f"{line}\n" for line in lines)
+        (folder / LISTS / f"list_98pt_rect_attr_{split}.txt").write_text(text)
+    return folder

@@ -1,0 +1,299 @@
+"""Where the 98 WFLW and 68 iBUG points lie on the head model.
+
+Every point is a weighted sum of at most three vertices, found once on the mean adult head by looking along −z at the
+frontal position annotators use, so it follows identity and expression. Brow points follow the painted brow of each
+face, pupils the eyeballs, and the face contour slides to the visible silhouette when the head turns, as annotators'
+points do. Frontal positions below are in dm on the left half (x > 0) and mirrored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .assets import HeadAssets
+
+# Face contour from the ear at eye level to the chin, frontal silhouette of the mean head.
+JAW = (
+    (0.690, 7.340), (0.690, 7.20), (0.680, 7.08), (0.660, 6.97), (0.633, 6.88), (0.603, 6.78), (0.565, 6.67),
+    (0.515, 6.56), (0.455, 6.465), (0.380, 6.385), (0.300, 6.33), (0.205, 6.297), (0.100, 6.284), (0.0, 6.281),
+)  # fmt: skip
+UPPER_LID = ((0.166, 7.317), (0.198, 7.352), (0.222, 7.366), (0.255, 7.378), (0.295, 7.384), (0.330, 7.384),
+             (0.360, 7.379), (0.385, 7.371), (0.405, 7.359), (0.415, 7.345))  # fmt: skip
+LOWER_LID = ((0.166, 7.317), (0.195, 7.317), (0.205, 7.313), (0.235, 7.308), (0.270, 7.305), (0.310, 7.303),
+             (0.340, 7.303), (0.365, 7.307), (0.385, 7.318), (0.402, 7.331), (0.415, 7.345))  # fmt: skip
+UPPER_LIP = ((0.0, 6.777), (0.023, 6.781), (0.049, 6.786), (0.078, 6.783), (0.106, 6.777), (0.137, 6.765),
+             (0.164, 6.750), (0.190, 6.733), (0.210, 6.711), (0.227, 6.681))  # fmt: skip
+LOWER_LIP = ((0.0, 6.566), (0.061, 6.569), (0.125, 6.583), (0.172, 6.604), (0.205, 6.632), (0.217, 6.655),
+             (0.227, 6.681))  # fmt: skip
+# Inner lip rims as vertex numbers of the base mesh, from the middle to the corner.
+UPPER_RIM = (520, 7267, 7268, 7261, 7262, 11962, 7263, 7181, 7190, 10402)
+LOWER_RIM = (523, 7264, 7236, 7230, 7198, 7203, 10402)
+NOSE_MIDDLE = ((0.0, 7.335), (0.0, 7.215), (0.0, 7.100), (0.0, 6.985))
+NOSE_BASE = ((0.138, 6.930), (0.070, 6.917), (0.0, 6.893))
+# How far inside the silhouette (dm) each of the 17 paths starts: before the ear rather than at it, where annotators
+# put the near side of a turned face, and so that the starts run smoothly in depth.
+START = (*(0.032,) * 5, 0.026, 0.020, 0.016, 0.016, 0.018, 0.019, 0.022, 0.022, 0.017, 0.012, 0.012, 0.012)
+MARCH = 16  # places on each contour path
+BROW_EDGE = 0.86  # where the painted brow ends, in half thicknesses
+
+
+@dataclass(frozen=True)
+class Brow:
+    """Painted brow in frontal template coordinates (dm); the same numbers drive the shading kernel."""
+
+    inner: float = 0.105
+    outer: float = 0.515
+    height: float = 7.475
+    arch: float = 0.050
+    drop: float = 0.050
+    thick: float = 0.042
+
+    def at(self, s: float, d: float) -> tuple[float, float]:
+        """Frontal (x, y) at fraction s from the inner end and d half thicknesses above the middle line."""
+        rise = self.arch * (1.0 - (s - 0.62) ** 2 / 0.3844)
+        fall = self.drop * max(s - 0.62, 0.0) ** 2 / 0.1444
+        half = self.thick * (1.0 - 0.62 * _step(0.45, 1.05, s)) * (0.82 + 0.18 * _step(-0.1, 0.2, s))
+        return self.inner + s * (self.outer - self.inner), self.height + rise - fall + d * half
+
+
+def _step(low: float, high: float, x: float) -> float:
+    t = min(max((x - low) / (high - low), 0.0), 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+# (s, d) of the brow points from the outer tip: 98: upper edge to the inner end, lower edge back; 68: its upper part, as in 300W.
+_E = BROW_EDGE
+BROW_98 = (
+    (1.0, 0.0),
+    (0.77, _E),
+    (0.52, _E),
+    (0.27, _E),
+    (0.03, _E),
+    (0.03, -_E),
+    (0.27, -_E),
+    (0.52, -_E),
+    (0.77, -_E),
+)
+BROW_68 = ((1.0, 0.3), (0.78, 0.75), (0.53, 0.8), (0.28, 0.8), (0.04, 0.6))
+
+
+def mean_head(assets: HeadAssets) -> np.ndarray:
+    """(V, 3) float64: the adult head averaged over ancestries and genders; painting coordinates refer to it."""
+    shape = assets.vertices.astype(np.float64)
+    index = assets.index
+    for race in ("african", "asian", "caucasian"):
+        for gender in ("male", "female"):
+            shape = shape + assets.basis[index[f"{race}-{gender}-young"]].astype(np.float64) / 6.0
+    return shape
+
+
+def resample(points: np.ndarray, count: int) -> np.ndarray:
+    """`count` points at equal arc length along a polyline (N, D), ends included."""
+    points = np.asarray(points, np.float64)
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    at = np.linspace(0.0, length[-1], count)
+    return np.stack([np.interp(at, length, points[:, d]) for d in range(points.shape[1])], axis=1)
+
+
+class Caster:
+    """Finds the foremost skin point at a frontal position: vertex numbers (3,) and weights (3,)."""
+
+    def __init__(self, shape: np.ndarray, triangles: np.ndarray) -> None:
+        corners = shape[triangles]
+        area = _cross(corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2])
+        facing = area > 1e-9
+        self.triangles, self.corners, self.area = triangles[facing], corners[facing], area[facing]
+        self.low, self.high = self.corners[..., :2].min(1), self.corners[..., :2].max(1)
+
+    def within(self, x0: float, x1: float, y0: float, y1: float) -> Caster:
+        """The same over the triangles that touch a frontal box (quicker)."""
+        part = object.__new__(Caster)
+        keep = (self.low[:, 0] < x1) & (self.high[:, 0] > x0) & (self.low[:, 1] < y1) & (self.high[:, 1] > y0)
+        for name in ("triangles", "corners", "area", "low", "high"):
+            setattr(part, name, getattr(self, name)[keep])
+        return part
+
+    def cast(self, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+        """Raises ValueError when nothing lies there."""
+        index, weight = self.cast_all(np.array([[x, y]]))
+        return index[0], weight[0]
+
+    def cast_all(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertex numbers (N, 3) and weights (N, 3) at N frontal places; ValueError when one has no skin."""
+        p = np.asarray(places, np.float64)[:, None]
+        a, b, c = (self.corners[None, :, k, :2] - p for k in range(3))
+        weights = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], 2) / self.area[:, None]
+        inside = weights.min(2) > -1e-6
+        if not inside.any(1).all():
+            x, y = p[int(np.flatnonzero(~inside.any(1))[0]), 0]
+            raise ValueError(f"no skin at x={x:.3f} y={y:.3f} of the mean head")
+        depth = np.where(inside, (weights * self.corners[:, :, 2]).sum(2), -np.inf)
+        best = depth.argmax(1)
+        return self.triangles[best], weights[np.arange(len(best)), best]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+class Landmarks:
+    """The 98 + 68 points of any face made from `assets`.
+
+    `positions(vertices, brow, ...)` gives 3-D points; contour points come as whole paths from which the camera
+    chooses. Point order follows WFLW and iBUG: person's right side first.
+    """
+
+    def __init__(self, assets: HeadAssets) -> None:
+        self.shape = mean_head(assets)
+        skin = assets.triangles[assets.part == 0]
+        self.mirror = _mirror(assets.vertices)
+        self.caster = Caster(self.shape, skin)
+        self.brow_caster = self.caster.within(0.03, 0.62, 7.34, 7.66)
+        number = {int(source): local for local, source in enumerate(assets.source)}
+        self._fixed(number)
+        self._contour()
+        self.pupils = _pupils(assets, self.shape)
+
+    def _fixed(self, number: dict[int, int]) -> None:
+        """Eyes, nose and mouth of the left half: 20 98-points and the lid points of 68."""
+        upper, lower = resample(UPPER_LID, 13), resample(LOWER_LID, 13)
+        # 98: inner corner, upper ¼ ½ ¾, outer corner, lower ¾ ½ ¼ (from the inner corner) · 68: upper ⅓ ⅔, lower ⅔ ⅓
+        eye98 = [upper[k] for k in (0, 3, 6, 9, 12)] + [lower[k] for k in (9, 6, 3)]
+        eye68 = [upper[k] for k in (0, 4, 8, 12)] + [lower[k] for k in (8, 4)]
+        lip = resample(np.array(UPPER_LIP[2:]), 3)[1]  # half way from the peak of the bow to the corner
+        mouth = [UPPER_LIP[0], UPPER_LIP[2], tuple(lip), UPPER_LIP[-1]]
+        low = resample(LOWER_LIP, 4)
+        mouth += [tuple(low[2]), tuple(low[1]), tuple(low[0])]
+        frontal = [*map(tuple, eye98), *map(tuple, eye68), *NOSE_MIDDLE, *NOSE_BASE, *mouth]
+        cast = [self.caster.cast(x, y) for x, y in frontal]
+        cast += [_along(self.shape, [number[v] for v in UPPER_RIM], f) for f in (0.0, 0.42, 0.93)]
+        cast += [_along(self.shape, [number[v] for v in LOWER_RIM], f) for f in (0.42, 0.0)]
+        left = (np.stack([index for index, _ in cast]), np.stack([weight for _, weight in cast]))
+        self.left, self.right = left, (self.mirror[left[0]], left[1])
+
+    def _contour(self) -> None:
+        """33 paths of MARCH places from the frontal silhouette inwards over the cheek or chin."""
+        half = resample(JAW, 17)
+        along = np.gradient(half, axis=0)
+        inward = np.stack([along[:, 1], -along[:, 0]], 1) / np.linalg.norm(along, axis=1, keepdims=True)
+        reach = np.interp(np.arange(17), [0, 6, 11, 16], [0.44, 0.46, 0.30, 0.20])
+        steps = np.linspace(0.0, 1.0, MARCH) ** 1.5
+        index, weight = np.zeros((17, MARCH, 3), np.int64), np.zeros((17, MARCH, 3))
+        for i in range(17):
+            places = half[i] + (START[i] + steps * reach[i])[:, None] * inward[i]
+            places[:, 0] = np.maximum(places[:, 0], 0.0)
+            index[i], weight[i] = self.caster.cast_all(places)
+        index, weight = (
+            np.concatenate([self.mirror[index], index[:16][::-1]]),
+            np.concatenate([weight, weight[:16][::-1]]),
+        )
+        self.contour_index, self.contour_weight = _smooth(index, weight)
+        outward = -inward
+        outward[16] = (0.0, -1.0)
+        self.contour_out = np.concatenate([outward * [-1.0, 1.0], outward[:16][::-1]])
+
+    def contour_paths(self, vertices: np.ndarray) -> np.ndarray:
+        """(33, MARCH, 3) places on the skin for each contour point."""
+        return (vertices[self.contour_index] * self.contour_weight[..., None]).sum(2)
+
+    def brow_points(self, vertices: np.ndarray, brow: Brow) -> tuple[np.ndarray, np.ndarray]:
+        """3-D brow points of both sides: 98: (18, 3) in the order 33…41, 42…50; 68: (10, 3) in the order 17…26."""
+        index, weight = self.brow_caster.cast_all(np.array([brow.at(s, d) for s, d in (*BROW_98, *BROW_68)]))
+        weight = weight[..., None]
+        left = (vertices[index] * weight).sum(1)
+        right = (vertices[self.mirror[index]] * weight).sum(1)
+        order = [
+            4,
+            3,
+            2,
+            1,
+            0,
+            8,
+            7,
+            6,
+            5,
+        ]  # 42 is the inner end of the upper edge, 46 the tip, 47 below the tip
+        many = np.concatenate([right[:9], left[order]])
+        few = np.concatenate([right[9:], left[9:][::-1]])
+        return many, few
+
+    def positions(self, vertices: np.ndarray, brow: Brow, contour: np.ndarray) -> dict[int, np.ndarray]:
+        """{98: (98, 3), 68: (68, 3)} in the axes of `vertices`; contour: (33, 3) chosen places."""
+        vertices = np.asarray(vertices, np.float64)
+        left, right = ((vertices[i] * w[..., None]).sum(1) for i, w in (self.left, self.right))
+        brow98, brow68 = self.brow_points(vertices, brow)
+        nose = np.concatenate([left[14:18], right[18:20], left[20:21], left[19:17:-1]])
+        # mouth: 21 bow middle, 22 peak, 23 between, 24 corner, 25 26 27 lower from the corner to the middle
+        mouth = np.concatenate([right[[24, 23, 22]], left[[21, 22, 23, 24, 25, 26, 27]], right[[26, 25]]])
+        # rims: 28 upper middle, 29 upper side, 30 corner, 31 lower side, 32 lower middle
+        inner = np.concatenate([right[[30, 29]], left[[28, 29, 30, 31, 32]], right[[31]]])
+        mouth = np.concatenate([mouth, inner])
+        # the person's right eye is listed from its outer corner, the left eye from its inner one
+        eyes98 = np.concatenate([right[[4, 3, 2, 1, 0, 7, 6, 5]], left[:8]])
+        eyes68 = np.concatenate([right[[11, 10, 9, 8, 13, 12]], left[8:14]])
+        pupils = vertices[self.pupils].mean(1)
+        many = np.concatenate([contour, brow98, nose, eyes98, mouth, pupils])
+        few = np.concatenate([contour[::2], brow68, nose, eyes68, mouth])
+        return {98: many, 68: few}
+
+
+def _smooth(index: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Binomial mean over five neighbouring paths, as wider weighted sums: rays that graze the jaw land unevenly."""
+    row = np.arange(len(index))
+    parts = [
+        (np.clip(row + shift, 0, len(index) - 1), part) for shift, part in zip(range(-2, 3), (1, 4, 6, 4, 1))
+    ]
+    return (
+        np.concatenate([index[rows] for rows, _ in parts], axis=2),
+        np.concatenate([weight[rows] * (part / 16.0) for rows, part in parts], axis=2),
+    )
+
+
+def _along(shape: np.ndarray, rim: list[int], fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and weights at a fraction of the arc length of a vertex chain."""
+    points = shape[rim]
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    at = fraction * length[-1]
+    k = int(np.clip(np.searchsorted(length, at, side="right") - 1, 0, len(rim) - 2))
+    t = (at - length[k]) / (length[k + 1] - length[k])
+    return np.array([rim[k], rim[k + 1], rim[k]]), np.array([1.0 - t, t, 0.0])
+
+
+def _mirror(vertices: np.ndarray) -> np.ndarray:
+    """(V,) the vertex at the mirrored place of the (symmetric) base mesh."""
+    key = {tuple(row): i for i, row in enumerate(np.round(vertices.astype(np.float64) * 1e4).astype(int))}
+    found = np.full(len(vertices), -1)
+    for i, (x, y, z) in enumerate(np.round(vertices.astype(np.float64) * 1e4).astype(int)):
+        found[i] = key.get((-x, y, z), -1)
+    missing = np.flatnonzero(found < 0)
+    for i in missing:
+        found[i] = int(np.abs(vertices - vertices[i] * [-1, 1, 1]).sum(1).argmin())
+    return found
+
+
+def _pupils(assets: HeadAssets, shape: np.ndarray) -> np.ndarray:
+    """(2, 8): the eight vertices round the front pole of the right and the left eyeball."""
+    eye = np.unique(assets.triangles[assets.part == 1])
+    sides = [eye[shape[eye, 0] < 0], eye[shape[eye, 0] > 0]]
+    return np.stack([side[np.argsort(-shape[side, 2])[:8]] for side in sides])
+
+
+def choose_contour(paths: np.ndarray, projected: np.ndarray, outward: np.ndarray) -> np.ndarray:
+    """The visible silhouette: on each path the place that projects furthest outwards, between samples by a parabola.
+
+    paths (33, M, 3) in dm, projected (33, M, 2) pixels, outward (33, 2) unit directions in the image.
+    Returns (33, 3).
+    """
+    reach = (projected * outward[:, None]).sum(-1)
+    best = reach.argmax(1)
+    rows = np.arange(len(paths))
+    k = np.clip(best, 1, paths.shape[1] - 2)
+    low, mid, high = reach[rows, k - 1], reach[rows, k], reach[rows, k + 1]
+    bend = low - 2.0 * mid + high
+    shift = np.where((bend < -1e-9) & (best == k), 0.5 * (low - high) / np.where(bend == 0, 1.0, bend), 0.0)
+    shift = np.where(best < k, -1.0, np.where(best > k, 1.0, np.clip(shift, -1.0, 1.0)))
+    t = shift[:, None]
+    before, at, after = paths[rows, k - 1], paths[rows, k], paths[rows, k + 1]
+    return np.where(t < 0, at * (1 + t) - before * t, at * (1 - t) + after * t)

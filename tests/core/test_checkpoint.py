@@ -1,0 +1,233 @@
+"""Saving that a full disk cannot spoil, and loading that runs no code and says what does not fit."""
+
+import errno
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from toys import tiny
+
+from srrl.checkpoint import load_state, load_weights, read_weights, save_state, save_weights
+from srrl.errors import RunError, UserError
+from srrl.runs import write_json, write_text
+
+
+def state(value):
+    return {
+        "epoch": value,
+        "model": {"w": torch.full((3,), float(value))},
+        "best": None,
+        "sums": {"loss": 0.1},
+    }
+
+
+def one_line(error, *parts) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def fail_in_mid_write(monkeypatch, error):
+    """Half of the bytes arrive, then the disk is full."""
+
+    def write_bytes(self, data):
+        with open(self, "wb") as handle:
+            handle.write(bytes(data)[: len(bytes(data)) // 2])
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+
+def test_state_comes_back_exactly(tmp_path):
+    path = tmp_path / "deep" / "student.pt"
+    channels_last = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    saved = {"epoch": 3, "x": channels_last, "list": [1, 2.5, "a", None], "rng": torch.get_rng_state()}
+    save_state(path, saved)
+    loaded = load_state(path)
+    assert torch.equal(loaded["x"], channels_last)
+    assert loaded["x"].stride() == channels_last.stride()
+    assert torch.equal(loaded["rng"], saved["rng"])
+    assert (loaded["epoch"], loaded["list"]) == (3, [1, 2.5, "a", None])
+
+
+@pytest.mark.parametrize("what", ["state", "weights"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, what):
+    path = tmp_path / ("student.pt" if what == "state" else "student.safetensors")
+    save = {
+        "state": lambda v: save_state(path, state(v)),
+        "weights": lambda v: save_weights(path, tiny(4, seed=v)),
+    }[what]
+    save(1)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        fail_in_mid_write(patch, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(RunError) as error:
+            save(2)
+    one_line(error, str(path), "No space left on device", "intact")
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+    save(3)  # and with room again it goes on
+    assert path.read_bytes() != before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_other_failures_leave_no_temporary_file_either(tmp_path, monkeypatch, error):
+    path = tmp_path / "a.pt"
+    save_state(path, state(1))
+    fail_in_mid_write(monkeypatch, error)
+    with pytest.raises(type(error)):
+        save_state(path, state(2))
+    assert load_state(path)["epoch"] == 1
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_a_failing_rename_or_flush_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"srrl.runs.os.{name}", fail)
+            with pytest.raises(RunError, match="Input/output error"):
+                write_json(path, {"a": 1})
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_a_run_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="could not save"):
+        write_text(tmp_path / "file" / "x.json", "text")
+
+
+class Trap:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("load", [load_state, read_weights])
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
+def test_a_malicious_pickle_is_not_run(tmp_path, load, form):
+    sprung, path = tmp_path / "sprung", tmp_path / "evil.pt"
+    content = {"version": 1, "w": torch.zeros(1), "x": Trap(str(sprung))}
+    if form == "bare":
+        path.write_bytes(pickle.dumps(content["x"]))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(UserError) as error:
+        load(path)
+    one_line(error, "evil.pt", "could run code")
+    assert not sprung.exists()
+    torch.load(path, weights_only=False) if form != "bare" else pickle.loads(path.read_bytes())
+    assert sprung.exists()  # the trap itself works
+
+
+def test_weights_are_safetensors_with_their_header(tmp_path):
+    model, path = tiny(4), tmp_path / "weights" / "student.safetensors"
+    save_weights(path, model, phase="student", epoch="3")
+    stored = load_file(path)
+    assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in stored.items())
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "phase": "student", "epoch": "3"}
+    other = tiny(4, seed=9)
+    load_weights(other, path)
+    assert all(torch.equal(v, stored[k]) for k, v in other.state_dict().items())
+
+
+def test_tied_weights_can_be_saved(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    save_weights(tmp_path / "tied.safetensors", model)
+    load_weights(model, tmp_path / "tied.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 1}, lambda s: {"model": s}]
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_pt_files_of_other_programs_load(tmp_path, wrap, prefix):
+    source, target = tiny(4, seed=1), tiny(4, seed=2)
+    torch.save(wrap({prefix + k: v for k, v in source.state_dict().items()}), tmp_path / "w.pt")
+    load_weights(target, tmp_path / "w.pt")
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("other", "parts"),
+    [
+        (lambda: tiny(5), ["'features.0.weight' is (5, 3, 3, 3), the student expects (4, 3, 3, 3)"]),
+        (
+            lambda: tiny(4, depth=2),
+            ["has 'features.3.weight', which the student has not", "0 missing, 6 extra"],
+        ),
+        (lambda: tiny(4, norm=False), ["lacks 'features.1.bias'", "5 missing, 1 extra"]),
+    ],
+)
+def test_weights_of_another_architecture_are_one_line_and_change_nothing(tmp_path, other, parts):
+    save_weights(tmp_path / "w.safetensors", other())
+    model = tiny(4, seed=3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        load_weights(model, tmp_path / "w.safetensors", "student")
+    one_line(error, "w.safetensors was saved from another architecture", "arch and width", *parts)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, 0.5, 0.999])
+def test_truncated_files_are_named(tmp_path, keep):
+    weights, training = tmp_path / "w.safetensors", tmp_path / "s.pt"
+    save_weights(weights, tiny(4))
+    save_state(training, state(1))
+    for path, load in ((weights, read_weights), (training, load_state)):
+        data = path.read_bytes()
+        path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+        with pytest.raises(UserError) as error:
+            load(path)
+        one_line(error, path.name)
+
+
+@pytest.mark.parametrize("load", [load_state, read_weights])
+def test_what_is_no_checkpoint_is_named(tmp_path, load):
+    cases = {"text.pt": b"hello world\n", "list.pt": None, "other.pt": None, "zip.pt": None}
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    torch.save({"epoch": 3, "name": "x"}, tmp_path / "other.pt")
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
+        archive.writestr("readme.txt", "no tensors")
+    for name, content in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            load(tmp_path / name)
+        one_line(error, name)
+    with pytest.raises(UserError, match="exist"):
+        load(tmp_path / "missing.pt")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_user_error_and_nothing_else(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("fuzz.pt", "fuzz.safetensors"):
+        (folder / name).write_bytes(data)
+        with pytest.raises(UserError):
+            read_weights(folder / name)

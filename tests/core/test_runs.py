@@ -1,0 +1,127 @@
+"""The run folder: numbering, what is never overwritten, and a metrics.csv that stays one table."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from srrl.errors import UserError
+from srrl.runs import MetricsLog, RunFolder, environment, write_json
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_are_numbered_after_the_largest(here):
+    assert [str(RunFolder.create("faces").path) for _ in range(2)] == ["runs/faces/001", "runs/faces/002"]
+    (here / "runs/faces/041").mkdir()
+    (here / "runs/faces/notes").mkdir()
+    (here / "runs/faces/²").mkdir()  # a digit to Python, a number to nobody
+    assert RunFolder.create("faces").path.name == "042"
+    assert str(RunFolder.create("binary").path) == "runs/binary/001"
+    (here / "runs/faces/999").mkdir()
+    assert RunFolder.create("faces").path.name == "1000"
+
+
+def test_two_runs_at_once_take_two_numbers(here, monkeypatch):
+    RunFolder.create("faces")
+    monkeypatch.setattr("pathlib.Path.glob", lambda *_: iter(()))  # it has not seen the other's folder yet
+    assert RunFolder.create("faces").path.name == "002"
+
+
+def test_an_explicit_folder_must_be_new(here):
+    run = RunFolder.create("faces", "out/mine")
+    assert run.path.is_dir()
+    (here / "out/mine/precious.txt").write_text("x")
+    with pytest.raises(UserError, match=r"out/mine exists: choose another --run-dir, or go on with --resume"):
+        RunFolder.create("faces", "out/mine")
+    assert (here / "out/mine/precious.txt").read_text() == "x"
+    (here / "file").write_text("")
+    for bad in ("file", "file/below"):
+        with pytest.raises(UserError) as error:
+            RunFolder.create("faces", bad)
+        assert "\n" not in str(error.value)
+
+
+def test_opening_what_is_no_run(here):
+    with pytest.raises(UserError, match="does not exist: expected a folder"):
+        RunFolder.open("runs/faces/007")
+    (here / "empty").mkdir()
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
+        RunFolder.open("empty")
+    (here / "empty/config.yaml").write_text("task: faces\n")
+    assert RunFolder.open("empty").models() == []
+
+
+def test_models_are_those_with_weights(here):
+    run = RunFolder.create("faces")
+    for name in ("student", "student-last", "teacher"):
+        run.weights(name).parent.mkdir(exist_ok=True)
+        run.weights(name).write_bytes(b"")
+    assert run.models() == ["teacher", "student"]
+    assert run.weights("student").relative_to(run.path).as_posix() == "weights/student.safetensors"
+    assert run.checkpoint("student").relative_to(run.path).as_posix() == "checkpoints/student.pt"
+
+
+def table(path):
+    with open(path, newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_metrics_have_one_header_that_grows(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsLog(path)
+    log.add({"phase": "teacher", "epoch": 1, "loss": 1 / 3})
+    log.add({"phase": "student", "epoch": 1, "loss": 2.0, "fm": 0.5})
+    log = MetricsLog(path)  # another process goes on
+    log.add({"phase": "student", "epoch": 2, "loss": 1.5, "fm": 1e-9, "note": 'a "b", c'})
+    lines = path.read_text().splitlines()
+    assert lines[0] == "phase,epoch,loss,fm,note"
+    assert sum(line.startswith("phase") for line in lines) == 1
+    rows = table(path)
+    assert [(r["phase"], r["epoch"]) for r in rows] == [("teacher", "1"), ("student", "1"), ("student", "2")]
+    assert float(rows[0]["loss"]) == pytest.approx(1 / 3, rel=1e-5)
+    assert rows[0]["fm"] == ""
+    assert float(rows[2]["fm"]) == pytest.approx(1e-9)
+    assert rows[2]["note"] == 'a "b", c'
+
+
+def test_trim_cuts_only_this_phase_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsLog(path)
+    for phase in ("teacher", "student"):
+        for epoch in range(1, 12):
+            log.add({"phase": phase, "epoch": epoch, "loss": float(epoch)})
+    log = MetricsLog(path)
+    log.trim("student", 9)  # a comparison of texts would put 10 before 9
+    log.add({"phase": "student", "epoch": 10, "loss": 0.0})
+    rows = table(path)
+    assert [int(r["epoch"]) for r in rows if r["phase"] == "teacher"] == list(range(1, 12))
+    assert [int(r["epoch"]) for r in rows if r["phase"] == "student"] == list(range(1, 11))
+    assert rows[-1]["loss"] == "0"
+    log.trim("student", 0)
+    log.add({"phase": "student", "epoch": 1, "loss": 5.0})
+    assert len(table(path)) == 12
+
+
+def test_json_is_standard_and_readable(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"name": "ü", "n": [1, 2.5]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "ü", "n": [1, 2.5]}
+    assert "ü" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": math.nan})  # no JSON reader takes NaN
+    assert json.loads(path.read_text(encoding="utf-8"))["n"] == [1, 2.5]
+
+
+def test_environment_names_the_versions():
+    from importlib.metadata import version
+
+    info = environment()
+    assert info["packages"]["torch"] == version("torch")
+    assert {"python", "device", "threads", "command", "srrl"} <= info.keys()
+    json.dumps(info, allow_nan=False)
