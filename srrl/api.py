@@ -94,6 +94,10 @@ def distill(
     Raises UserError for models, methods or settings that do not fit, RunError for a loss that is not finite.
     """
     teacher, student = adapt(teacher), adapt(student)
+    if checkpoint is not None and Path(checkpoint).suffix == ".safetensors":
+        raise UserError(
+            f"checkpoint {checkpoint} would be overwritten by the weights beside it: give a name in .pt"
+        )
     try:
         method_settings = MethodSettings(**settings)
     except ValueError as error:

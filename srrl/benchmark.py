@@ -116,7 +116,6 @@ def step_against_floor(
 
 def _training_step(distiller: Distiller, accelerator: Any) -> Any:
     """A function batch → one forward, backward and (almost idle) optimiser step."""
-    import torch
 
     from srrl.config import OptimSettings
     from srrl.schedule import build_optimizer

@@ -57,7 +57,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return parse_safetensors(path.read_bytes())
-        except (SafetensorError, ValueError, KeyError) as error:
+        except (SafetensorError, ValueError, KeyError, OSError) as error:
             raise UserError(
                 f"{path} is not a readable safetensors file ({_line(error)}): save or copy it again"
             ) from error
@@ -85,11 +85,14 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: s
             f"{source} was saved from another architecture: it {first} ({len(missing)} missing, {len(extra)} extra): "
             f"give the {what} the arch and width that it was trained with"
         )
-    for key, value in state.items():
-        if own[key].shape != value.shape:
+    for (
+        key,
+        value,
+    ) in own.items():  # in the model's order, so that the first thing named is the first in the network
+        if state[key].shape != value.shape:
             raise UserError(
-                f"{source} was saved from another architecture: {key!r} is {tuple(value.shape)}, the {what} expects "
-                f"{tuple(own[key].shape)}: give the {what} the arch and width that it was trained with"
+                f"{source} was saved from another architecture: {key!r} is {tuple(state[key].shape)}, the {what} expects "
+                f"{tuple(value.shape)}: give the {what} the arch and width that it was trained with"
             )
     model.load_state_dict(state)
 
@@ -104,7 +107,7 @@ def _load_torch(path: Path) -> Any:
             f"{path} holds more than tensors and could run code, so it is not loaded: "
             "save its state_dict() alone, best as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # damaged bytes make the restricted unpickler fail in every possible way
         raise UserError(f"{path} is damaged or no torch file ({_line(error)})") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +99,22 @@ class RunSettings(MethodSettings):
         return MethodSettings(**{k: getattr(self, k) for k in MethodSettings.model_fields})
 
 
+class _PlainText(yaml.SafeLoader):
+    """YAML whose plain scalars are null, decimal integers or text; what a text means is the schema's to say.
+
+    YAML 1.1 reads ``no`` as False, ``2024_01`` as 202401, ``010`` as 8 and ``2024-01-31`` as a date: a folder of such a
+    name would be lost before the schema sees it.
+    """
+
+    yaml_implicit_resolvers: dict = {}
+
+
+_PlainText.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
+_PlainText.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^(?:0|-?[1-9][0-9]*)$"), list("-0123456789")
+)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError for a missing file, bad YAML or anything but a mapping."""
     path = Path(path)
@@ -112,7 +129,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             + (f": did you mean {path.parent / near[0]}?" if near else "")
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _PlainText)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())[:200]}") from error
     if values is None:
@@ -130,12 +147,14 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         if not equals or not key.strip():
             raise UserError(f"{text!r} is not an override: expected key=value or key.sub=value")
         try:
-            value = yaml.safe_load(raw) if raw else None
+            value = yaml.load(raw, _PlainText) if raw else None
         except yaml.YAMLError as error:
             raise UserError(f"{text!r}: the value is not readable as YAML") from error
         node, parts = result, key.strip().split(".")
         for part in parts[:-1]:
-            node = node.setdefault(part, {})
+            if node.get(part) is None:  # also a section whose every line is commented out
+                node[part] = {}
+            node = node[part]
             if not isinstance(node, dict):
                 raise UserError(f"{text!r}: {part} is a single value, it has no keys below it")
         if isinstance(value, dict) and isinstance(node.get(parts[-1]), dict):
@@ -167,6 +186,8 @@ def _copy(values: Any) -> Any:
 def _merge(base: dict, top: dict) -> dict:
     result = _copy(base)
     for key, value in top.items():
+        if value is None and isinstance(result.get(key), dict):
+            continue  # a section whose every line is commented out
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = _merge(result[key], value) if both else _copy(value)
     return result
@@ -184,7 +205,7 @@ def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
 
 
 def _restring(schema: type[BaseModel], values: Any) -> Any:
-    """YAML turns 2024_01 into a number and no into False; where the schema wants text only, give it text."""
+    """Where the schema wants text only, numbers become text: a folder may be called 2024."""
     if not isinstance(values, dict):
         return values
     result = {}
@@ -224,5 +245,20 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
     shown = f" (got keys {', '.join(map(str, value))})" if isinstance(value, dict) else f" (got {value!r})"
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{'.'.join(path)}: {message}{shown}"
+    key = _key(schema, first["loc"])
+    # a field of several types fails once for each
+    messages = [e["msg"][:1].lower() + e["msg"][1:] for e in error.errors() if _key(schema, e["loc"]) == key]
+    return f"{key}: {' or '.join(dict.fromkeys(messages))}{shown}"
+
+
+def _key(schema: type[BaseModel], location: tuple[str | int, ...]) -> str:
+    """``section.key`` of an error, without the type names that pydantic appends for a field of several types."""
+    parts: list[str] = []
+    owner: type[BaseModel] | None = schema
+    for part in location:
+        if owner is None and isinstance(part, str):
+            break
+        parts.append(str(part))
+        field = owner.model_fields.get(part) if owner else None
+        owner = _section(field.annotation) if field else None
+    return ".".join(parts)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from srrl.errors import UserError
 from srrl.interrupt import quiet_worker
 
 
@@ -40,8 +43,9 @@ class EpochBatches(Sampler):
 class KeyedDataset(Dataset):
     """Any map-style data set of (image, label) pairs, as the trainer wants it.
 
-    Samples become dictionaries with ``image``, ``label`` and ``index``. While a sample is made, torch's and NumPy's
-    global generators are seeded with (seed, epoch, index), so that random transforms of torchvision repeat exactly.
+    Samples become dictionaries with ``image``, ``label`` and ``index``. While a sample is made, the global generators of
+    torch, NumPy and Python are seeded with (seed, epoch, index), so that random transforms repeat exactly.
+    Raises UserError for a sample that is not such a pair.
     """
 
     def __init__(self, inner: Dataset, seed: int = 0):
@@ -52,19 +56,45 @@ class KeyedDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(state[0]))
-            saved = np.random.get_state()
-            np.random.seed(int(state[1]))
-            try:
-                sample = self.inner[index]
-            finally:
-                np.random.set_state(saved)
+        with _seeded([self.seed, epoch, index]):
+            sample = self.inner[index]
         if isinstance(sample, dict):
             return {**sample, "index": index}
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            raise UserError(
+                f"sample {index} is a {type(sample).__name__}: expected (image, label) or a dictionary"
+            )
         image, label = sample
-        return {"image": torch.as_tensor(image), "label": torch.as_tensor(label), "index": index}
+        return {"image": _picture(image, index), "label": torch.as_tensor(label), "index": index}
+
+
+@contextlib.contextmanager
+def _seeded(key: list[int]):
+    """The three global generators seeded with ``key`` within the block, and put back after it."""
+    state = np.random.SeedSequence(key).generate_state(3)
+    saved_numpy, saved_python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(state[0]))
+        np.random.seed(int(state[1]))
+        random.seed(int(state[2]))
+        try:
+            yield
+        finally:
+            np.random.set_state(saved_numpy)
+            random.setstate(saved_python)
+
+
+def _picture(image: object, index: int) -> torch.Tensor:
+    if not isinstance(image, torch.Tensor | np.ndarray):
+        raise UserError(
+            f"sample {index} holds an image of type {type(image).__name__}: expected a tensor or array "
+            "(3, height, width); torchvision's PILToTensor makes one"
+        )
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise UserError(
+            f"sample {index} holds an image of shape {tuple(image.shape)}: expected (3, height, width), RGB"
+        )
+    return torch.as_tensor(image)
 
 
 def worker_count(setting: int | str) -> int:
@@ -77,7 +107,13 @@ def worker_count(setting: int | str) -> int:
 def train_loader(
     dataset: Dataset, batch_size: int, seed: int, workers: int | str, limit: int | None = None
 ) -> tuple[DataLoader, EpochBatches]:
-    """Loader over keyed samples, and its sampler, whose ``epoch`` and ``start`` the trainer sets."""
+    """Loader over keyed samples, and its sampler, whose ``epoch`` and ``start`` the trainer sets.
+
+    It has a generator of its own: a draw from the global one at the start of a loop would make the second half of an
+    epoch differ from the same half of a whole one. Raises UserError for an empty data set.
+    """
+    if len(dataset) == 0:
+        raise UserError("the training set is empty: look at data.train and what its format skips")
     batches = EpochBatches(len(dataset), min(batch_size, len(dataset)), seed, limit)
     count = worker_count(workers)
     loader = DataLoader(
@@ -86,6 +122,7 @@ def train_loader(
         num_workers=count,
         persistent_workers=count > 0,
         worker_init_fn=quiet_worker,
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     return loader, batches

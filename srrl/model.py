@@ -353,15 +353,41 @@ def _check_split(adapter: Adapter) -> None:
 
 
 def _timm(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
+    import difflib
+
     import timm
 
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        close = difflib.get_close_matches(name, timm.list_models(), 3)
         raise UserError(
             f"timm has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
         )
     extra = {} if num_classes is None else {"num_classes": num_classes}
-    return _fetch(lambda: timm.create_model(name, pretrained=pretrained, **extra), f"timm/{name}", pretrained)
+    with _hub_at_once() if pretrained else contextlib.nullcontext():
+        return _fetch(
+            lambda: timm.create_model(name, pretrained=pretrained, **extra), f"timm/{name}", pretrained
+        )
+
+
+@contextlib.contextmanager
+def _hub_at_once():
+    """Where the hub's name does not resolve, only what is cached is used: asking again would take most of a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _torchvision(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:

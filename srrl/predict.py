@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srrl.cli import Command, main_of
-from srrl.errors import RunError, UserError
+from srrl.errors import UserError
+from srrl.table import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,64 +135,6 @@ def output_folder(explicit: str | None) -> Path:
     return path
 
 
-class Table:
-    """predictions.csv or predictions.json, written row by row, so that an interrupted run leaves all it found.
-
-    Columns are ``file``, ``frame`` (0-based; empty for pictures), then the keys of the task's rows, which are the same
-    in every row. In JSON each picture or frame is one entry with its list of predictions, empty where there is none.
-    The folder is made when the table is opened. Raises RunError where it cannot be written.
-    """
-
-    def __init__(self, folder: Path, kind: str):
-        self.path, self.kind = folder / f"predictions.{kind}", kind
-        self.columns: list[str] = []
-        self.entries = 0
-
-    def __enter__(self) -> Table:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.handle = open(self.path, "x", newline="", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"{self.path.absolute()} cannot be written: {error.strerror}; give another --out"
-            ) from None
-        self.writer = csv.writer(self.handle, lineterminator="\n")
-        return self
-
-    def add(self, file: Path, frame: int | None, rows: list[dict[str, Any]]) -> None:
-        """The predictions of one picture or frame."""
-        try:
-            if self.kind == "csv":
-                self._add_csv(file, frame, rows)
-            else:
-                entry = (
-                    {"file": str(file)} | ({} if frame is None else {"frame": frame}) | {"predictions": rows}
-                )
-                self.handle.write(
-                    ("[\n" if not self.entries else ",\n") + json.dumps(entry, ensure_ascii=False)
-                )
-        except OSError as error:
-            raise RunError(f"could not write {self.path}: {error.strerror}") from error
-        self.entries += 1
-
-    def _add_csv(self, file: Path, frame: int | None, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            if not self.columns:
-                self.columns = list(row)
-                self.writer.writerow(["file", "frame", *self.columns])
-            self.writer.writerow([str(file), "" if frame is None else frame, *(row[c] for c in self.columns)])
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            if self.kind == "json":
-                self.handle.write("\n]\n" if self.entries else "[]\n")
-            elif not self.columns:
-                self.writer.writerow(["file", "frame"])
-            self.handle.close()
-        except OSError as error:
-            raise RunError(f"could not write {self.path}: {error.strerror}") from error
-
-
 @dataclass
 class Tally:
     """What was done, for the last line."""
@@ -297,9 +238,9 @@ def _progress(files: list[Path]) -> Iterator[Path]:
 
 def _tell(tally: Tally, table: Table, out: Path, offer_whole: bool) -> None:
     """The last lines: what was found, what was empty or bad, and where it lies."""
-    done = [f"{tally.pictures} pictures"] if tally.pictures or not tally.videos else []
-    done += [f"{tally.videos} videos ({tally.frames} frames)"] if tally.videos else []
-    print(f"{tally.found} predictions on {' and '.join(done)}: {table.path}")
+    done = [_count(tally.pictures, "picture")] if tally.pictures or not tally.videos else []
+    done += [f"{_count(tally.videos, 'video')} ({_count(tally.frames, 'frame')})"] if tally.videos else []
+    print(f"{_count(tally.found, 'prediction')} on {' and '.join(done)}: {table.path}")
     if tally.empty:
         hint = (
             ": if it is cropped to one face, use --box whole, or give the face with --box x0,y0,x1,y1"
@@ -311,7 +252,11 @@ def _tell(tally: Tally, table: Table, out: Path, offer_whole: bool) -> None:
             file=sys.stderr,
         )
     if tally.bad:
-        print(f"skipped {len(tally.bad)} bad files, first: {tally.bad[0]}", file=sys.stderr)
+        print(f"skipped {_count(len(tally.bad), 'bad file')}, first: {tally.bad[0]}", file=sys.stderr)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 COMMAND = Command("predict", "Predict on images, folders and videos.", add_arguments, run, EPILOG)

@@ -76,7 +76,7 @@ class RunFolder:
                 raise UserError(f"run folder {path.absolute()} cannot be made: {error.strerror}") from error
             return cls(path)
         root = Path("runs") / task
-        number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0)
+        number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdecimal()), default=0)
         while True:
             try:
                 (root / f"{number:03d}").mkdir(parents=True)

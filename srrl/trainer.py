@@ -18,7 +18,7 @@ from srrl.checkpoint import load_state, save_state, save_weights
 from srrl.config import OptimSettings
 from srrl.data import train_loader
 from srrl.distillers.base import Distiller
-from srrl.errors import RunError
+from srrl.errors import RunError, UserError
 from srrl.interrupt import GracefulStop
 from srrl.progress import EpochProgress
 from srrl.schedule import build_optimizer, rate
@@ -197,10 +197,12 @@ class Trainer:
         self.last = {"epoch": float(self.epoch)}
         if self.validate is not None:
             self.last |= self.validate(student)
+        if phase.metric is not None and phase.metric not in self.last:
+            raise UserError(f"validation gives {', '.join(self.last)}: expected {phase.metric!r} among them")
         better = self.best is None or phase.metric is None
         if not better:
             new, old = self.last[phase.metric], self.best[phase.metric]
-            better = new > old if phase.higher else new < old
+            better = math.isnan(old) or (new > old if phase.higher else new < old)
         if better:
             self.best = dict(self.last)
         if self.accelerator.is_main_process:
@@ -268,6 +270,19 @@ class Trainer:
                 self.log.trim(self.phase.name, 0)
             return
         state = load_state(path)
+        try:
+            self.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{path} was saved by another training ({reason}): go on with the same models, method and optim settings, "
+                "or choose another file"
+            ) from error
+        if self.log is not None:
+            self.log.trim(self.phase.name, self.epoch)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """A checkpoint's content into models, optimiser, averages, generators and counters."""
         self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
         self.best, self.last = state["best"], state["last"]
         self.distiller.load_trainable_state(state["model"])
@@ -279,8 +294,6 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.log is not None:
-            self.log.trim(self.phase.name, self.epoch)
 
 
 def _moving_average(decay: float) -> Callable:

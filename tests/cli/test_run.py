@@ -196,3 +196,13 @@ def test_help_is_quick_and_needs_no_torch():
         assert status == 0
         assert "--resume" in out
     assert best < 1.0
+
+
+def test_benchmark_gives_the_step_against_its_floor(finished, tmp_path):
+    status, out, error = call("benchmark", finished[0], "--rounds", "3", "--json", tmp_path / "speed.json")
+    assert status == 0, error
+    step = json.loads((tmp_path / "speed.json").read_text())["step"]
+    parts = step["teacher forward"] + step["student step"] + step["teacher head"]
+    assert step["floor"] == pytest.approx(parts, rel=0.3)  # medians of sums against the sum of medians
+    assert step["ratio"] == pytest.approx(step["srrl step"] / step["floor"], rel=0.3)
+    assert "its floor" in out

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+
 from srrl.errors import UserError
 from srrl.media import VideoFile, read_video, to_rgb
 

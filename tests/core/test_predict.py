@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import srrl.api
 from PIL import Image
+
+import srrl.api
 from srrl.cli import main_of
 from srrl.predict import COMMAND, parse_box
 

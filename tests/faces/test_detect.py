@@ -6,7 +6,6 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
-from srrl.config import resolve
 from srrl_tasks.faces import detect
 from srrl_tasks.faces.dataset import FaceDataset
 from srrl_tasks.faces.detect import FaceDetector, detected_records, iou, match, merge
@@ -15,6 +14,8 @@ from srrl_tasks.faces.schemes import scheme_for
 from srrl_tasks.faces.settings import FacesSettings
 from srrl_tasks.faces.task import score
 
+from srrl.config import resolve
+
 PORTRAIT = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 # ear to ear and brows to chin, read off the picture by eye
 MARKED = (165.0, 155.0, 361.0, 332.0)
@@ -22,8 +23,6 @@ MARKED = (165.0, 155.0, 361.0, 332.0)
 
 @pytest.fixture(scope="module")
 def portrait():
-    if not PORTRAIT.is_file():
-        pytest.skip("this matplotlib comes without its sample pictures")
     return cv2.cvtColor(cv2.imread(str(PORTRAIT)), cv2.COLOR_BGR2RGB)
 
 

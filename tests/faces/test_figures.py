@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from srrl.config import resolve
-from srrl.task import Data
 from srrl_tasks.faces import figures
 from srrl_tasks.faces.dataset import FaceDataset
 from srrl_tasks.faces.records import FaceRecord
 from srrl_tasks.faces.schemes import scheme_for
 from srrl_tasks.faces.settings import FacesSettings
 from srrl_tasks.faces.task import FacesTask
+
+from srrl.config import resolve
+from srrl.task import Data
 
 
 def records(count=11, undetected=()):
@@ -53,7 +54,10 @@ def test_ced(drawn, tmp_path):
     axis = drawn[0].axes[0]
     student, teacher = axis.lines
     x, y = student.get_data()
-    at = lambda line, value: float(line.get_ydata()[np.argmin(np.abs(x - value))])
+
+    def at(line, value):
+        return float(line.get_ydata()[np.argmin(np.abs(x - value))])
+
     assert (x[0], x[-1]) == (0, 10)
     assert [at(student, v) for v in (1.9, 2.1, 4.1, 6.1, 10)] == [0, 25, 50, 75, 75]
     assert [at(teacher, v) for v in (0.9, 1.1, 10)] == [
@@ -106,6 +110,16 @@ def test_cell_places_points_in_the_crop():
     low, high = points.min(0), points.max(0)
     x, y = (points[8] - (low + high) / 2) / (1.25 * (high - low).max()) * 256 + 127.5
     assert np.abs(drawn[round(y), round(x)].astype(int) - (86, 180, 233)).max() < 40
+
+
+def test_sheet_of_noise_is_made_smaller(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1100, 2200, 3), dtype=np.uint8))
+    figures._save_small(noise, tmp_path / "noise.png")
+    assert (tmp_path / "noise.png").stat().st_size < figures.SHEET_LIMIT
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 600).astype(np.uint8)[None, :, None], (200, 1, 3)))
+    figures._save_small(ramp, tmp_path / "ramp.png")
+    kept = np.asarray(Image.open(tmp_path / "ramp.png").convert("RGB")).astype(int)
+    assert kept.shape == (200, 600, 3) and np.abs(kept - np.asarray(ramp)).max() <= 3
 
 
 @pytest.mark.parametrize("names", [("teacher", "student", "baseline"), ("student",)])

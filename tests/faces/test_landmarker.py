@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
-import srrl
 import torch
 from PIL import Image
-from srrl.checkpoint import save_weights
-from srrl.config import dump, resolve
-from srrl.errors import UserError
-from srrl.task import get_task
 from srrl_tasks.faces.draw import CONTOURS, REGION_COLOURS, draw_points
 from srrl_tasks.faces.landmarker import Landmarker
 from srrl_tasks.faces.schemes import SCHEMES
 from srrl_tasks.faces.settings import FacesSettings
+
+import srrl
+from srrl.checkpoint import save_weights
+from srrl.config import dump, resolve
+from srrl.errors import UserError
+from srrl.task import get_task
 
 RED, BLUE = (83.4, 61.7), (118.2, 96.6)  # x, y of the two dots in a picture of 200 x 150
 JAW = 17

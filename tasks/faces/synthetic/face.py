@@ -10,66 +10,12 @@ import numpy as np
 import warp as wp
 
 from . import assets as head_assets
-from . import hair, identity, kernels, landmarks, paint, picture, props, raster
-from .light import draw_look, skin_tone, wardrobe
+from . import hair, identity, labels, landmarks, paint, picture, props, raster, surface
+from .light import draw_look, wardrobe
 from .mesh import Builder
+from .pose import Pose, draw_pose, turn
 
 PIVOT = np.array([0.0, 6.35, 0.25])  # dm: the joint of the neck
-ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Head rotation in degrees (yaw > 0 turns towards the picture's right), torso yaw, camera distance (dm), framing."""
-
-    yaw: float = 0.0
-    pitch: float = 0.0
-    roll: float = 0.0
-    torso: float = 0.0
-    distance: float = 12.0
-    fill: float = 0.56
-    shift: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """(3, 3) rotation."""
-        return _turn(np.radians(self.yaw), np.radians(self.pitch), np.radians(self.roll))
-
-
-def _turn(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    cy, sy, cp, sp, cr, sr = (
-        np.cos(yaw),
-        np.sin(yaw),
-        np.cos(pitch),
-        np.sin(pitch),
-        np.cos(roll),
-        np.sin(roll),
-    )
-    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    p = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    r = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return r @ y @ p
-
-
-def draw_pose(rng: np.random.Generator) -> Pose:
-    """Yaw up to ±60°, mostly nearer the front; pitch and roll smaller."""
-    kind = rng.random()
-    yaw = (
-        rng.normal(0.0, 13.0)
-        if kind < 0.5
-        else rng.normal(0.0, 28.0)
-        if kind < 0.8
-        else rng.uniform(-60.0, 60.0)
-    )
-    return Pose(
-        yaw=float(np.clip(yaw, -60.0, 60.0)),
-        pitch=float(np.clip(rng.normal(2.0, 10.0), -32.0, 32.0)),
-        roll=float(np.clip(rng.normal(0.0, 7.0 if rng.random() < 0.85 else 18.0), -40.0, 40.0)),
-        torso=float(np.clip(0.4 * yaw + rng.normal(0.0, 12.0), -45.0, 45.0)),
-        distance=float(np.exp(rng.uniform(np.log(6.0), np.log(45.0)))),
-        fill=float(rng.uniform(0.50, 0.62)),
-        shift=(float(rng.uniform(-0.05, 0.05)), float(rng.uniform(-0.05, 0.05))),
-    )
 
 
 @dataclass(frozen=True)
@@ -173,12 +119,12 @@ class Generator:
         face = covered & np.isin(mesh.material[np.maximum(ids[::2, ::2], 0)], (0, 1))
         image = picture.develop(linear, face, sensor, rng[5])
         xy = {n: camera.project(p) for n, p in points3d.items()}
-        visible = {n: self.visible_at(p, depth) for n, p in xy.items()}
+        visible = {n: labels.visible_at(p, depth) for n, p in xy.items()}
         if info["dark_glasses"]:
-            self._hide_eyes(visible)
-        bits = self._bits(pose, expression, info, sensor, visible[98])
+            labels.hide_eyes(visible)
+        bits = labels.attribute_bits(pose, expression, info, sensor, visible[98])
         flat = {n: np.ascontiguousarray(p[:, :2]) for n, p in xy.items()}
-        return Face(image, flat, visible, _rect(flat[98]), bits, sensor.quality, camera, points3d)
+        return Face(image, flat, visible, labels.rect_of(flat[98]), bits, sensor.quality, camera, points3d)
 
     def _scene(self, vertices, person, style, look, info, pose, rng) -> Builder:
         """Head, clothes, hair and what is worn, in head space."""
@@ -196,8 +142,12 @@ class Generator:
         )
         worn = vertices.astype(np.float64)
         alpha = np.ones((len(worn), 3))
-        alpha[:, 0] = info["lashes"] * np.clip(1.1 - fields.lid / 0.06, 0.0, 1.0) * np.where(fields.shape[:, 1] < 7.3, 0.35, 1.0)
-        cloth = material == kernels.CLOTH
+        alpha[:, 0] = (
+            info["lashes"]
+            * np.clip(1.1 - fields.lid / 0.06, 0.0, 1.0)
+            * np.where(fields.shape[:, 1] < 7.3, 0.35, 1.0)
+        )
+        cloth = material == surface.CLOTH
         scene.add(
             worn,
             self.body[~cloth],
@@ -213,7 +163,7 @@ class Generator:
             used, local = np.unique(self.body[cloth], return_inverse=True)
             weave = np.zeros((len(used), 4))
             weave[:, :2] = fields.shape[used, :2] * info["weave"]
-            scene.add(worn[used] + 0.05 * normals[used], local.reshape(-1, 3), kernels.CLOTH, info["cloth"][used], aux=weave,
+            scene.add(worn[used] + 0.05 * normals[used], local.reshape(-1, 3), surface.CLOTH, info["cloth"][used], aux=weave,
                       template=self.place[used], ao=self.ao[used], nod=fields.nod[used])  # fmt: skip
         hat = rng.random() < 0.13
         if hat:
@@ -233,7 +183,7 @@ class Generator:
     def _place(self, vertices, scene: Builder, brow, pose: Pose):
         """Posed scene points, the camera that frames the landmarks, and the 3-D landmarks {98, 68} in camera axes."""
         points, nod = scene.join("points"), scene.join("nod")[:, None]
-        torso = _turn(np.radians(pose.torso), 0.0, 0.0)
+        torso = turn(np.radians(pose.torso), 0.0, 0.0)
         local = points - PIVOT
         posed = nod * (local @ pose.matrix.T) + (1.0 - nod) * (local @ torso.T)
         head = posed[: len(vertices)]
@@ -241,8 +191,8 @@ class Generator:
             1.0, pose.distance, 0.0, 0.0, self.size
         )  # the framing does not change the contour
         paths = self.landmarks.contour_paths(head)
-        turn = np.radians(pose.roll)
-        spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        roll = np.radians(pose.roll)
+        spin = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
         outward = (self.landmarks.contour_out * [1.0, -1.0]) @ spin.T
         contour = landmarks.choose_contour(paths, plain.project(paths)[..., :2], outward)
         points3d = self.landmarks.positions(head, brow, contour)
@@ -262,52 +212,8 @@ class Generator:
         info["object"] = props.add_object(scene, self.assets, where, info["skin"], rng)
         return first
 
-    @staticmethod
-    def visible_at(projected: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """(K,) bool for projected points (K, 3): no surface of the depth buffer around them is nearer by over 5 mm.
-
-        The farthest surface of 3×3 samples counts (5×5 for the contour), as a point on an outline may fall beside it.
-        """
-        narrow, wide = (cv2.erode(depth, np.ones((n, n), np.uint8)) for n in (3, 5))
-        side = depth.shape[0]
-        column, row = (np.round((projected[:, d] + 0.5) * raster.SUPER - 0.5).astype(int) for d in (0, 1))
-        inside = (column >= 0) & (row >= 0) & (column < side) & (row < side)
-        gap = 0.05 * projected[:, 2] ** 2  # nearness lost over 5 mm
-        at = np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)
-        contour = np.arange(len(projected)) < (33 if len(projected) == 98 else 17)
-        there = np.where(contour, wide[at], narrow[at])
-        return inside & (there <= projected[:, 2] + gap)
-
-    @staticmethod
-    def _hide_eyes(visible: dict[int, np.ndarray]) -> None:
-        visible[98][60:76] = visible[98][96:98] = False
-        visible[68][36:48] = False
-
-    @staticmethod
-    def _bits(pose: Pose, expression, info, sensor, seen: np.ndarray) -> dict[str, int]:
-        hidden = np.delete(~seen, np.r_[0:33]).mean() if abs(pose.yaw) > 30 else (~seen).mean()
-        values = (
-            abs(pose.yaw) > 35 or abs(pose.pitch) > 22 or abs(pose.roll) > 25,
-            expression.strong,
-            info["harsh"] or not 0.09 < sensor.target < 0.42,
-            info["make_up"],
-            "object" in info or info["dark_glasses"] or hidden > 0.15,
-            sensor.sigma > 1.4 or sensor.motion > 5.0 or sensor.shrink > 2.3,
-        )
-        return {name: int(value) for name, value in zip(ATTRIBUTES, values)}
-
 
 def _beard(fields: paint.Fields, style: hair.Style) -> np.ndarray:
     return np.maximum.reduce(
         [fields.moustache * style.moustache, fields.chin * style.chin, fields.cheek * style.cheek]
     )
-
-
-def _rect(points: np.ndarray) -> tuple[float, float, float, float]:
-    """Tight box of the landmarks grown by a tenth, as face rectangles of photographs are."""
-    low, high = points.min(0), points.max(0)
-    grow = 0.1 * (high - low)
-    return (*(low - grow).tolist(), *(high + grow).tolist())
-
-
-__all__ = ["ATTRIBUTES", "Face", "Generator", "Pose", "draw_pose", "skin_tone"]

@@ -19,13 +19,13 @@ from .settings import SPLITS, SyntheticSettings, cache_root, folder_of
 from .store import SHARD, shard_path, shards_of
 
 FACE_DONE = b"*"  # what a worker prints for each face
-MEMORY_LIMIT = 8  # most worker processes; each takes about 300 MB
+MAX_PROCESSES = 8  # each takes about 350 MB
 
 
 def processes_default() -> int:
     """Cores this process may use, at most eight."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MEMORY_LIMIT, usable))
+    return max(1, min(MAX_PROCESSES, usable))
 
 
 def missing(settings: SyntheticSettings, split: str, cache_dir: Path | None = None) -> list[tuple[str, int]]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels import CLOTH, HAIR
 from .mesh import Builder, grid
 from .paint import HEAD_CENTRE, Fields, step
+from .surface import CLOTH, HAIR
 
 # Linear albedo of natural hair, black to white, then red.
 TONES = np.array([

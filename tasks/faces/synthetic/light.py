@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import warp as wp
 
-from . import kernels
+from . import surface
 from .landmarks import Brow
 from .props import colour
 
@@ -104,7 +104,7 @@ def _lamps(rng: np.random.Generator, look) -> bool:
 
 def draw_look(rng: np.random.Generator, person, style, fields):
     """(Look for the kernels, info for the scene): paint of skin, lips, brows, eyes, and the lamps."""
-    look = kernels.Look()
+    look = surface.Look()
     tone, dark = skin_tone(rng, person.ancestry)
     info = {"skin": tone, "dark": dark, "glasses": False, "dark_glasses": False, "harsh": _lamps(rng, look)}
     woman = 1.0 - person.gender
@@ -121,15 +121,12 @@ def draw_look(rng: np.random.Generator, person, style, fields):
     look.mottle = float(rng.uniform(0.05, 0.30))
     look.wrinkle = float(max(0.0, person.old - 0.35) * rng.uniform(0.0, 0.45))
     look.offset = wp.vec2(float(rng.uniform(0, 256)), float(rng.uniform(0, 256)))
-    look.flesh = wp.vec3(0.35, 0.08, 0.07)
     shade = tone * rng.uniform(0.25, 0.6) if rng.random() < 0.85 else colour(rng, 1.0)
     look.liner = wp.vec3(*(shade if make_up else tone * [0.45, 0.33, 0.3]).tolist())
     look.liner_width = float(rng.uniform(0.010, 0.022))
     look.liner_strength = float(rng.uniform(0.6, 1.0) if make_up else rng.uniform(0.35, 0.8))
     look.shadow_eye = float(rng.uniform(0.2, 1.0) if make_up else rng.uniform(0.0, 0.25))
     info["lashes"] = float(rng.uniform(0.35, 0.85) if make_up or woman > 0.5 else rng.uniform(0.05, 0.4))
-    if make_up:
-        info["make_up_liner"] = True
     _eyes(rng, look, person)
     info["brow"] = _brow(rng, look, person, style, tone)
     look.hair = wp.vec3(*np.clip(style.colour, 0, 1).tolist())
@@ -210,5 +207,5 @@ def _clothe(fields, body: np.ndarray, material: np.ndarray, rng: np.random.Gener
             colours[covered & front & (x < 0.13) & (y < 5.9)] = colour(rng, 0.3)
     elif rng.random() < 0.3:
         colours[covered & (np.sin(y * rng.uniform(8, 40)) > 0)] = colour(rng, 0.2)
-    material[covered[body].any(1) & (material == 0)] = kernels.CLOTH
+    material[covered[body].any(1) & (material == 0)] = surface.CLOTH
     return colours

@@ -6,9 +6,9 @@ import numpy as np
 
 from .assets import HeadAssets
 from .hair import Style, add_curtain
-from .kernels import CLOTH, FRAME, HAND, HAT, LENS, THING
 from .mesh import Builder, box, ellipsoid, grid, tube
 from .paint import HEAD_CENTRE, Fields, step
+from .surface import CLOTH, FRAME, HAND, HAT, LENS, THING
 
 
 def colour(rng: np.random.Generator, dark: float = 0.0) -> np.ndarray:
@@ -157,65 +157,59 @@ def add_object(
     """A hand, microphone, phone, cup or ball before `target` (camera axes, already posed); returns its kind."""
     kind = str(rng.choice(["hand", "microphone", "slab", "cup", "ball"], p=[0.45, 0.25, 0.13, 0.09, 0.08]))
     centre = target + [0.0, 0.0, rng.uniform(0.25, 0.8)]
-    side = rng.choice([-1.0, 1.0])
+    side = float(rng.choice([-1.0, 1.0]))
     spin = _rotation(rng.normal(0.0, 0.5), rng.normal(0.0, 0.5), rng.normal(0.0, 0.7))
-    start = builder.count
     if kind == "hand":
-        part = assets.triangles[assets.part == 5]
-        used, local = np.unique(part, return_inverse=True)
-        shape = assets.vertices[used].astype(np.float64)
-        middle = shape.mean(0)
-        axis = np.linalg.svd(shape - middle, full_matrices=False)[2]
-        if axis[0] @ (shape[shape[:, 1].argmin()] - middle) < 0:
-            axis[0] = -axis[0]  # first axis: from the wrist to the finger tips
-        flat = (shape - middle) @ axis.T  # fingers along +x, thickness along the last axis
-        curl = rng.uniform(0.0, 0.5)
-        flat[:, 2] += curl * np.maximum(flat[:, 0], 0.0) ** 2
-        points = np.column_stack([flat[:, 1] * side, flat[:, 0], flat[:, 2]])
-        angle = rng.normal(0.0, 0.9)
-        points = (
-            points @ (_rotation(rng.normal(0, 0.4), rng.normal(0, 0.4), angle)).T * rng.uniform(0.9, 1.25)
-        )
-        tip = points[points[:, 1].argmax()]
-        points += centre - tip * rng.uniform(0.3, 0.8)
-        points[:, 2] += 0.15
         tone = skin_tone * rng.uniform(0.9, 1.1) if rng.random() < 0.9 else colour(rng)
-        builder.add(points, local.reshape(-1, 3), HAND, tone, ao=np.full(len(used), 0.9), template=shape)
+        _add_hand(builder, assets, centre, side, tone, rng)
     elif kind == "microphone":
         points, triangles = ellipsoid(np.array([1.0, 1.15, 1.0]) * rng.uniform(0.13, 0.26))
         head = centre + [side * 0.15, -0.1, 0.0]
-        builder.add(
-            points + head,
-            triangles,
-            THING,
-            colour(rng, 1.0),
-            aux=np.column_stack([points * 60.0, np.zeros(len(points))]),
-        )
+        builder.add(points + head, triangles, THING, colour(rng, 1.0), aux=_texture(points, 60.0))
         foot = head + np.array([side * rng.uniform(0.0, 1.2), -2.5, 0.4])
         points, triangles = tube(np.linspace(head, foot, 6), rng.uniform(0.05, 0.14), 8)
-        builder.add(points, triangles, THING, colour(rng, 1.0), nod=0.0)
+        builder.add(points, triangles, THING, colour(rng, 1.0))
     elif kind == "slab":
         points, triangles = box(np.array([rng.uniform(0.6, 1.6), rng.uniform(0.6, 1.8), 0.08]))
-        points = points @ spin.T + centre + [side * rng.uniform(0.3, 0.9), -0.3, 0.0]
-        builder.add(
-            points,
-            triangles,
-            THING,
-            colour(rng),
-            aux=np.column_stack([points * rng.uniform(2, 40), np.full(len(points), 0.0)]),
-        )
+        placed = points @ spin.T + centre + [side * rng.uniform(0.3, 0.9), -0.3, 0.0]
+        builder.add(placed, triangles, THING, colour(rng), aux=_texture(points, rng.uniform(2.0, 40.0)))
     elif kind == "cup":
         path = np.linspace(centre + [0, 0.2, 0], centre - [0, 0.9, 0], 6)
         points, triangles = tube(path, rng.uniform(0.28, 0.42), 14)
         builder.add(points, triangles, THING, colour(rng))
     else:
         points, triangles = ellipsoid(rng.uniform(0.2, 0.6, 3))
-        builder.add(points @ spin.T + centre + [side * 0.3, -0.3, 0.0], triangles, THING, colour(rng),
-                    aux=np.column_stack([points * 20.0, np.zeros(len(points))]))  # fmt: skip
-    for part in builder.parts[-2:]:
-        if len(part["aux"]) and builder.count > start:
-            part["aux"][:, 2:] = np.minimum(np.abs(part["aux"][:, 2:]), 0.2)
+        placed = points @ spin.T + centre + [side * 0.3, -0.3, 0.0]
+        builder.add(placed, triangles, THING, colour(rng), aux=_texture(points, 20.0))
     return kind
+
+
+def _texture(points: np.ndarray, cells: float) -> np.ndarray:
+    """(N, 4) noise coordinates with `cells` a dm and a faint gloss."""
+    return np.column_stack([points[:, :2] * cells, np.full(len(points), 0.05), np.zeros(len(points))])
+
+
+def _add_hand(
+    builder: Builder,
+    assets: HeadAssets,
+    centre: np.ndarray,
+    side: float,
+    tone: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """The model's left hand (mirrored when `side` is −1), fingers up and a little curled, its palm at `centre`."""
+    used, local = np.unique(assets.triangles[assets.part == 5], return_inverse=True)
+    shape = assets.vertices[used].astype(np.float64)
+    middle = shape.mean(0)
+    axis = np.linalg.svd(shape - middle, full_matrices=False)[2]
+    if axis[0] @ (shape[shape[:, 1].argmin()] - middle) < 0:
+        axis[0] = -axis[0]  # first axis: from the wrist to the finger tips
+    flat = (shape - middle) @ axis.T  # thickness along the last axis
+    flat[:, 2] += rng.uniform(0.0, 0.5) * np.maximum(flat[:, 0], 0.0) ** 2
+    turn = _rotation(rng.normal(0, 0.4), rng.normal(0, 0.4), rng.normal(0.0, 0.9))
+    points = np.column_stack([flat[:, 1] * side, flat[:, 0], flat[:, 2]]) @ turn.T * rng.uniform(0.9, 1.25)
+    points += centre - points[points[:, 1].argmax()] * rng.uniform(0.3, 0.8) + [0.0, 0.0, 0.15]
+    builder.add(points, local.reshape(-1, 3), HAND, tone, ao=np.full(len(used), 0.9), template=shape)
 
 
 def _rotation(x: float, y: float, z: float) -> np.ndarray:

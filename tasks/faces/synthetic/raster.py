@@ -18,7 +18,7 @@ SHADOW = 192  # side of the shadow map
 class Mesh:
     """Everything the renderer needs about the scene, as float32/int32 arrays.
 
-    points (V, 3) dm in camera axes (x right, y up, z to the viewer); triangles (T, 3); material (T,) as in kernels;
+    points (V, 3) dm in camera axes (x right, y up, z to the viewer); triangles (T, 3); material (T,) as in surface;
     template (V, 3) painting coordinates; colours (V, 3) linear albedo; aux (V, 4) and alpha (V, 3) by material;
     ao (V,) openness in 0-1.
     """

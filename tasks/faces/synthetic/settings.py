@@ -14,6 +14,7 @@ from srrl.errors import UserError
 
 GENERATOR_VERSION = 1  # raise it whenever the same key would give another picture or label
 SPLITS = ("train", "val", "test")
+ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # WFLW's six bits
 
 
 class SyntheticSettings(BaseModel):
@@ -25,9 +26,9 @@ class SyntheticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_train: int = Field(5000, ge=0)
+    n_train: int = Field(4000, ge=0)
     n_val: int = Field(300, ge=0)
-    n_test: int = Field(500, ge=0)
+    n_test: int = Field(400, ge=0)
     size: int = Field(176, ge=64, le=1024)
     seed: int = Field(0, ge=0)
 

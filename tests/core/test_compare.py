@@ -1,0 +1,68 @@
+"""Tables of compare: means, deviations and paired intervals against SciPy's own t test and hand-worked values."""
+
+import json
+
+import pytest
+from scipy import stats
+
+from srrl.cli import guarded
+from srrl.compare import COMMAND, paired_interval, tabulate
+
+
+def cell(value):
+    return {
+        "student": {"nme": value},
+        "teacher": {"nme": 4.5},
+        "dataset": "d",
+        "split": "test",
+        "protocol": "p",
+    }
+
+
+def test_paired_interval_is_that_of_the_paired_t_test():
+    srrl, none = [5.1, 5.3, 5.0, 5.2], [5.6, 5.5, 5.4, 5.9]
+    found = paired_interval([b - a for a, b in zip(srrl, none)])
+    expected = stats.ttest_rel(none, srrl).confidence_interval(0.95)
+    assert found["interval"] == pytest.approx([expected.low, expected.high])
+    assert found["excludes_zero"] == (expected.low > 0 or expected.high < 0)
+
+
+def test_two_pairs_by_hand():
+    # gains 0.2 and 0.4: mean 0.3, s = 0.1414, half width = 12.706 * 0.1414 / sqrt(2) = 1.2706
+    found = paired_interval([0.2, 0.4])
+    assert found["mean"] == pytest.approx(0.3)
+    assert found["interval"] == pytest.approx([0.3 - 1.2706, 0.3 + 1.2706], abs=1e-3)
+    assert not found["excludes_zero"]
+
+
+def test_one_seed_has_no_interval_and_claims_nothing():
+    assert paired_interval([0.7]) == {"mean": 0.7, "interval": None, "excludes_zero": False}
+
+
+def test_gain_is_positive_where_srrl_is_better_whichever_way_the_metric_points():
+    finished = {
+        ("none", 0): cell(6.0),
+        ("none", 1): cell(6.2),
+        ("srrl", 0): cell(5.0),
+        ("srrl", 1): cell(5.4),
+    }
+    lower = tabulate(finished, ["none", "srrl"], [0, 1], "nme", higher=False)
+    assert lower["methods"]["none"]["mean"] == pytest.approx(6.1)
+    assert lower["methods"]["none"]["std"] == pytest.approx(0.1414, abs=1e-4)  # n - 1: sqrt(0.02 / 1)
+    assert lower["gains"]["srrl over none"]["mean"] == pytest.approx(0.9)
+    higher = tabulate(finished, ["none", "srrl"], [0, 1], "nme", higher=True)
+    assert higher["gains"]["srrl over none"]["mean"] == pytest.approx(-0.9)
+    json.dumps(lower, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(["--methods", "none,srl"], "srl"), (["--seeds", "0,x"], "0,x")]
+)
+def test_bad_methods_and_seeds_end_with_two(arguments, word, tmp_path, capsys):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    args = parser.parse_args(["--task", "faces", "--out", str(tmp_path / "t"), *arguments])
+    assert guarded(lambda: COMMAND.run(args)) == 2
+    assert word in capsys.readouterr().err

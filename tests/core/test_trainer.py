@@ -1,0 +1,425 @@
+"""The training loop: exact resume after real signals, what a failure leaves behind, and arithmetic checked by hand.
+
+train_and_die.py runs the trainings that are ended from outside, each in a process of its own.
+"""
+
+import copy
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from toys import Colours, tiny
+from train_and_die import BATCHES, CASES, EPOCHS
+
+from srrl.api import CrossEntropyCriterion, accuracy
+from srrl.checkpoint import load_state
+from srrl.config import OptimSettings
+from srrl.data import KeyedDataset
+from srrl.distillers import build_distiller
+from srrl.distillers.base import MethodSettings
+from srrl.errors import RunError, UserError
+from srrl.runs import MetricsLog
+from srrl.trainer import Phase, Trainer, make_accelerator
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def deaths(tmp_path_factory):
+    """Folder of every case of train_and_die.py, and the exit statuses of its processes."""
+    root = tmp_path_factory.mktemp("deaths")
+    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, HERE / "train_and_die.py", root],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return root, json.loads(done.stdout), done.stderr
+
+
+def flat(value, key=""):
+    if isinstance(value, dict):
+        return {k: v for name, v in value.items() for k, v in flat(v, f"{key}/{name}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for i, v in enumerate(value) for k, v in flat(v, f"{key}/{i}").items()}
+    return {key: value}
+
+
+def reference_of(case):
+    prefix = case.split("-")[0]
+    return f"{prefix}-whole" if prefix in ("accumulate", "sgd") else "whole"
+
+
+CUT = [c for c, (_, moments) in CASES.items() if moments]
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_a_training_that_was_cut_off_ends_bit_identical(deaths, case):
+    root, statuses, stderr = deaths
+    expected = [-s if s == 9 else 128 + s for s, *_ in CASES[case][1]]
+    assert statuses[case] == [*expected, 0], stderr
+    reference, resumed = root / reference_of(case), root / case
+    whole, cut = (flat(load_state(p / "student.pt")) for p in (reference, resumed))
+    assert whole.keys() == cut.keys()
+    for key, value in whole.items():
+        if key.endswith("seconds"):  # the one thing that may differ
+            continue
+        same = torch.equal(value, cut[key]) if isinstance(value, torch.Tensor) else value == cut[key]
+        assert same, key
+    for name in ("best.safetensors", "last.safetensors"):
+        a, b = load_file(reference / name), load_file(resumed / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a), name
+
+
+def test_the_comparison_covers_connector_buffers_average_and_optimiser(deaths):
+    state = load_state(deaths[0] / "whole" / "student.pt")
+    assert (state["epoch"], state["step"]) == (EPOCHS, 0)
+    assert {"connector.conv.weight", "connector.bn.running_var", "student.features.1.running_mean"} <= set(
+        state["model"]
+    )
+    assert not any(k.startswith("teacher") for k in state["model"])
+    assert "module.features.1.running_mean" in state["average"]
+    assert int(state["average"]["n_averaged"]) == EPOCHS * BATCHES
+    moments = next(iter(state["optimizer"]["state"].values()))
+    assert int(moments["step"]) == EPOCHS * BATCHES
+    # the cases test something: the training moves the weights, and dropout and the transforms are on
+    assert not torch.equal(
+        state["model"]["connector.conv.weight"],
+        load_state(deaths[0] / "sgd-whole/student.pt")["model"]["connector.conv.weight"],
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_metrics_go_on_under_one_header(deaths, case):
+    root = deaths[0]
+    rows = {}
+    for name in (case, reference_of(case)):
+        with open(root / name / "metrics.csv", newline="") as handle:
+            rows[name] = list(csv.DictReader(handle))
+    assert [(r["phase"], r["epoch"]) for r in rows[case]] == [("student", str(e + 1)) for e in range(EPOCHS)]
+    for mine, other in zip(rows[case], rows[reference_of(case)], strict=True):
+        assert mine.keys() == other.keys()
+        assert {"loss", "supervised", "fm", "sr", "lr", "val_top1"} <= mine.keys()
+        assert all(mine[k] == other[k] for k in mine if "second" not in k)
+
+
+@pytest.mark.parametrize("method", ["none", "kd", "srrl"])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_each_method_learns_the_toy_problem(method, name):
+    log, trainer = train(
+        method,
+        epochs=8,
+        optim=OptimSettings(name=name, lr=0.02 if name == "adamw" else 0.05, warmup=0.5),
+        teacher=trained_teacher(),
+    )
+    losses = [r["loss"] for r in log]
+    assert losses[-1] < 0.6 * losses[0]
+    assert accuracy(trainer.distiller.student, KeyedDataset(Colours(30, seed=9)))["top1"] > 90
+    if method == "srrl":
+        assert log[-1]["fm"] < 0.7 * log[0]["fm"]
+        assert log[-1]["sr"] < 0.7 * log[0]["sr"]
+
+
+_TEACHER: list[nn.Module] = []
+
+
+def trained_teacher():
+    """A teacher that knows the colours, trained once."""
+    if not _TEACHER:
+        _, trainer = train("none", student=tiny(8, seed=2), epochs=8)
+        _TEACHER.append(trainer.distiller.student)
+    return copy.deepcopy(_TEACHER[0])
+
+
+def train(
+    method="none",
+    *,
+    student=None,
+    teacher=None,
+    epochs=2,
+    batch=6,
+    data=None,
+    optim=None,
+    validate=None,
+    watch=None,
+    **phase,
+):
+    """A short training; returns the means of each epoch and the trainer. ``watch(trainer)`` is called after each batch."""
+    student = student or tiny(6, seed=1)
+    needs = teacher or (tiny(7, seed=2) if method != "none" else None)
+    torch.manual_seed(3)
+    distiller = build_distiller(method, student, needs, CrossEntropyCriterion(), MethodSettings())
+    optim = optim or OptimSettings(lr=0.02, warmup=0.0)
+    trainer = Trainer(
+        distiller,
+        KeyedDataset(data or Colours(30), seed=0),
+        Phase("student", epochs, batch, 0, optim, workers=0, **phase),
+        validate=validate,
+        say=lambda _: None,
+    )
+    log, account, finish = [], trainer.account, trainer.finish_epoch
+
+    def accounted(result, images):
+        account(result, images)
+        if watch is not None:
+            watch(trainer)
+
+    def finished():
+        log.append({k: v / trainer.sums["batches"] for k, v in trainer.sums.items()})
+        finish()
+
+    trainer.account, trainer.finish_epoch = accounted, finished
+    trainer.outcome = trainer.fit()
+    return log, trainer
+
+
+def weights(trainer):
+    return {k: v.detach().clone() for k, v in trainer.distiller.student.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("method", ["none", "kd"])
+def test_two_accumulated_batches_are_one_of_twice_the_size(name, method):
+    settings = dict(name=name, lr=0.01, warmup=0.0, schedule="constant")
+    student = lambda: tiny(6, norm=False, seed=1)  # noqa: E731 - BatchNorm would see the size of a batch
+    _, single = train(method, student=student(), batch=12, data=Colours(24), optim=OptimSettings(**settings))
+    _, double = train(
+        method, student=student(), batch=6, data=Colours(24), optim=OptimSettings(**settings, accumulate=2)
+    )
+    start = student().state_dict()
+    for key, value in weights(single).items():
+        torch.testing.assert_close(weights(double)[key], value, rtol=1e-4, atol=1e-5)
+        assert (value - start[key]).abs().max() > 1e-3  # it did train
+
+
+def test_a_step_happens_after_every_accumulated_batch_and_at_the_end_of_an_epoch():
+    seen = []
+    optim = OptimSettings(lr=0.01, warmup=0.0, accumulate=2)
+    train(
+        epochs=1,
+        batch=6,
+        data=Colours(30),
+        optim=optim,
+        watch=lambda t: seen.append(weights(t)["head.3.weight"]),
+    )
+    changed = [not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False)]
+    assert changed == [True, False, True, True]  # batches 2, 4 and the odd last one
+
+
+def test_clipping_bounds_the_step():
+    """Plain SGD with rate 1 moves by the gradient itself, so that the step's length is the clipped norm."""
+    start = tiny(6, seed=1).state_dict()
+    lengths = {}
+    for clip in (0.0, 1e-3):
+        optim = OptimSettings(
+            name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, warmup=0.0, schedule="constant", clip=clip
+        )
+        _, trainer = train(epochs=1, limit=1, optim=optim)
+        moved = [(p - start[k]).double() for k, p in trainer.distiller.student.named_parameters()]
+        lengths[clip] = math.sqrt(sum(float(m.square().sum()) for m in moved))
+    assert lengths[0.0] > 0.1
+    assert lengths[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_rate_follows_the_position_in_training():
+    seen = []
+    optim = OptimSettings(name="sgd", lr=0.1, warmup=1.0, schedule="step", milestones=[2.0], gamma=0.1)
+    train(epochs=3, optim=optim, watch=lambda t: seen.append(t.optimizer.param_groups[0]["lr"]))
+    assert len(seen) == 15  # five batches an epoch
+    assert seen[1:5] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+    assert seen[0] < 0.001
+    assert seen[5:10] == pytest.approx([0.1] * 5)
+    assert seen[10:] == pytest.approx([0.01] * 5)
+
+
+def test_every_batch_of_every_epoch_is_seen_and_the_means_are_theirs():
+    losses = []
+    log, trainer = train(epochs=3, watch=lambda t: losses.append(t.sums["loss"]))
+    per_epoch = [losses[5 * e + 4] / 5 for e in range(3)]
+    assert [r["loss"] for r in log] == pytest.approx(per_epoch)
+    assert [r["images"] for r in log] == [6.0] * 3  # 30 images in 5 batches
+    assert trainer.outcome["last"]["epoch"] == 3.0
+
+
+def test_average_of_weights_by_its_recursion():
+    """a ← a + (1 − d)(w − a) with d = min(decay, (1 + n)/(10 + n)); the first step copies."""
+    seen, judged = [], []
+    optim = OptimSettings(lr=0.05, warmup=0.0, ema=0.3)
+    _, trainer = train(
+        optim=optim,
+        watch=lambda t: seen.append(weights(t)),
+        validate=lambda m: judged.append({k: v.clone() for k, v in m.state_dict().items()}) or {},
+    )
+    for key in ("features.0.weight", "features.1.running_var", "head.3.bias"):
+        average = seen[0][key].double()
+        for n, current in enumerate(seen[1:], 1):
+            average = average + (1 - min(0.3, (1 + n) / (10 + n))) * (current[key].double() - average)
+            if n == 4:
+                torch.testing.assert_close(judged[0][key].double(), average, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(judged[1][key].double(), average, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(judged[1][key], seen[-1][key])
+    assert int(trainer.average.module.features[1].num_batches_tracked) == 10
+
+
+def test_without_average_the_student_itself_is_judged():
+    judged = []
+    _, trainer = train(validate=lambda m: judged.append(m) or {})
+    assert trainer.average is None
+    assert all(m is trainer.distiller.student for m in judged)
+
+
+@pytest.mark.parametrize(
+    ("figures", "higher", "best"),
+    [
+        ([3.0, 1.0, 2.0], False, 2),
+        ([3.0, 1.0, 2.0], True, 1),
+        ([1.0, 2.0, 2.0], True, 2),  # of equals the first
+        ([math.nan, 2.0, 3.0], False, 2),
+        ([3.0, math.nan, 4.0], True, 3),
+    ],
+)
+def test_best_weights_are_those_of_the_best_epoch_and_last_those_of_the_last(tmp_path, figures, higher, best):
+    snapshots, script = [], iter(figures)
+
+    def validate(model):
+        snapshots.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"score": next(script)}
+
+    paths = {"best_weights": tmp_path / "best.safetensors", "last_weights": tmp_path / "last.safetensors"}
+    _, trainer = train(epochs=3, validate=validate, metric="score", higher=higher, **paths)
+    for name, epoch in (("best_weights", best), ("last_weights", 3)):
+        stored = load_file(paths[name])
+        assert all(torch.equal(v, snapshots[epoch - 1][k]) for k, v in stored.items()), name
+    assert trainer.outcome["best"] == {"epoch": float(best), "score": figures[best - 1]}
+    assert trainer.outcome["last"]["epoch"] == 3.0
+
+
+def test_a_metric_that_validation_does_not_give_is_named():
+    with pytest.raises(UserError, match="validation gives epoch, top1: expected 'nme'"):
+        train(validate=lambda _: {"top1": 1.0}, metric="nme")
+
+
+class Poison(Colours):
+    """Colours of which one picture is not a number."""
+
+    def __init__(self, length, bad):
+        super().__init__(length)
+        self.images[bad] = math.nan
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint_before(tmp_path):
+    """The first epoch is healthy; the poison comes with the second."""
+    path, data = tmp_path / "student.pt", Colours(30)
+    train(epochs=1, data=data, checkpoint=path, best_weights=tmp_path / "best.safetensors")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(
+        RunError, match=r"student: the loss is not finite at epoch 2, batch \d: lower optim\.lr"
+    ) as error:
+        train(
+            epochs=2,
+            data=Poison(30, slice(None)),
+            checkpoint=path,
+            best_weights=tmp_path / "best.safetensors",
+        )
+    assert "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert load_state(path)["epoch"] == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """The very last step of an epoch spoils the weights without any loss having shown it."""
+
+    def spoil(trainer):
+        if trainer.step == 5 and trainer.epoch == 1:
+            trainer.distiller.student.head[3].weight.data.fill_(math.inf)
+
+    best = tmp_path / "best.safetensors"
+    with pytest.raises(RunError, match="weights are not finite after epoch 2"):
+        train(epochs=3, watch=spoil, checkpoint=tmp_path / "s.pt", best_weights=best)
+    assert load_state(tmp_path / "s.pt")["epoch"] == 1
+    assert all(bool(torch.isfinite(v).all()) for v in load_file(best).values())
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "s.pt"
+    train(epochs=1, checkpoint=path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        train(epochs=2, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_a_finished_phase_is_not_trained_again(tmp_path):
+    path, steps = tmp_path / "s.pt", []
+    _, first = train(epochs=2, checkpoint=path)
+    _, again = train(epochs=2, checkpoint=path, watch=lambda _: steps.append(1))
+    assert steps == []
+    assert again.outcome["last"] == first.outcome["last"]
+    assert all(torch.equal(v, weights(first)[k]) for k, v in weights(again).items())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"student": lambda: tiny(9)},
+        {"student": lambda: tiny(6, depth=2)},
+        {"method": "srrl"},
+        {"optim": OptimSettings(name="sgd", lr=0.1)},
+        {"optim": OptimSettings(ema=0.9)},
+    ],
+)
+def test_the_checkpoint_of_another_training_is_one_line(tmp_path, other):
+    path = tmp_path / "s.pt"
+    train(epochs=1, checkpoint=path)
+    before = path.read_bytes()
+    options = {k: v() if callable(v) else v for k, v in other.items()}
+    with pytest.raises(UserError, match="another training") as error:
+        train(epochs=2, checkpoint=path, **options)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_log_rows_of_a_new_training_replace_older_ones(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.csv")
+    log.add({"phase": "student", "epoch": 4, "loss": 1.0})
+    log.add({"phase": "teacher", "epoch": 1, "loss": 1.0})
+    distiller = build_distiller("none", tiny(), None, CrossEntropyCriterion(), MethodSettings())
+    phase = Phase("student", 1, 6, 0, OptimSettings(), workers=0)
+    Trainer(distiller, KeyedDataset(Colours(12)), phase, log=log, say=lambda _: None).fit()
+    with open(log.path, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(r["phase"], r["epoch"]) for r in rows] == [("teacher", "1"), ("student", "1")]
+
+
+def test_a_teacher_is_not_moved_by_training():
+    teacher = tiny(7, dropout=0.2, seed=2)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    train("srrl", teacher=teacher, optim=OptimSettings(lr=0.1, weight_decay=0.5, warmup=0.0))
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_half_precision_without_a_gpu_is_refused():
+    if torch.cuda.is_available():
+        assert make_accelerator("fp16").mixed_precision == "fp16"
+    else:
+        with pytest.raises((RunError, UserError), match="precision=fp16 needs a GPU"):
+            make_accelerator("fp16")
+    assert make_accelerator("fp32").mixed_precision == "no"
