@@ -66,6 +66,8 @@ def draw_curves(metrics: Path, out: Path, metric: str, unit: str) -> None:
     ):
         axis.set(title=title, xlabel="epoch")
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         for side in ("top", "right"):

@@ -111,7 +111,7 @@ class Trainer:
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
         if phase.optim.ema:
             self.average = AveragedModel(
-                self.distiller.student, avg_fn=_moving_average(phase.optim.ema), use_buffers=True
+                self.distiller.student, multi_avg_fn=_moving_average(phase.optim.ema), use_buffers=True
             )
         self.resume()
         loader, self.batches = train_loader(
@@ -299,10 +299,11 @@ class Trainer:
 def _moving_average(decay: float) -> Callable:
     """EMA with the usual ramp min(decay, (1 + n)/(10 + n)), so that short runs do not remember their first weights."""
 
-    def update(average: torch.Tensor, current: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        if not average.is_floating_point():
-            return current
+    def update(averages: list[torch.Tensor], currents: list[torch.Tensor], count: torch.Tensor) -> None:
         n = int(count)
-        return torch.lerp(average, current, 1 - min(decay, (1 + n) / (10 + n)))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + n) / (10 + n)))
+        else:  # counters of BatchNorm
+            torch._foreach_copy_(averages, currents)
 
     return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from srrl.losses import foreground_weight, heatmap_l2
@@ -23,6 +24,8 @@ class HeatmapCriterion:
     def supervised(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Against Gaussians at ``batch["points"]`` (N, K, 2); points with ``batch["mask"]`` False do not count."""
         target = self.codec.encode(batch["points"], batch["mask"])
+        if output.is_contiguous(memory_format=torch.channels_last):  # mixed layouts take twice as long
+            target = target.contiguous(memory_format=torch.channels_last)
         return heatmap_l2(output, target, foreground_weight(target, self.foreground), batch["mask"])
 
     def compare(self, output: Tensor, teacher: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class FacesSettings(RunSettings):
     """Everything a faces run needs."""
 
     task: str = "faces"
-    epochs: int = Field(6, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(16, ge=1)
     image_size: int = Field(128, ge=32, description="side of the crop, pixels")
     sigma: float = Field(1.5, gt=0, description="of the target Gaussians, heatmap pixels")
     decoder: Literal["dark", "topk"] = "dark"
@@ -62,7 +62,7 @@ class FacesSettings(RunSettings):
     )
     flip_test: bool = Field(False, description="average with the mirrored picture at evaluation")
     normaliser: str | None = Field(None, description="of the NME; None: inter-ocular, or the scheme's own")
-    optim: OptimSettings = OptimSettings(lr=2e-3, weight_decay=0.05, clip=0.0, ema=0.99)
+    optim: OptimSettings = OptimSettings(lr=4e-3, weight_decay=0.05, warmup=0.5, ema=0.99)
     augment: AugmentConfig = AugmentConfig()
     data: FacesData = FacesData()
     teacher: FacesTeacher = FacesTeacher()

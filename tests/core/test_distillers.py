@@ -51,7 +51,7 @@ def test_total_is_supervised_plus_alpha_fm_plus_beta_sr():
     assert float(result["supervised"]) == pytest.approx(supervised, rel=1e-5)
     assert float(result["fm"]) == pytest.approx(fm, rel=1e-5)
     assert float(result["sr"]) == pytest.approx(sr, rel=1e-5)
-    assert float(result["loss"]) == pytest.approx(supervised + 2 * fm + 5 * sr, rel=1e-5)
+    assert result["loss"].item() == pytest.approx(supervised + 2 * fm + 5 * sr, rel=1e-5)
     torch.testing.assert_close(result["output"].double(), logits, rtol=1e-5, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_kd_adds_its_weighted_term():
     term = 4 * float((p * (p.log() - q.log())).sum()) / len(p)
     result = method(data)
     assert float(result["kd"]) == pytest.approx(term, rel=1e-5)
-    assert float(result["loss"]) == pytest.approx(cross_entropy(output, data["label"]) + 0.5 * term, rel=1e-5)
+    assert result["loss"].item() == pytest.approx(cross_entropy(output, data["label"]) + 0.5 * term, rel=1e-5)
 
 
 def test_added_kd_is_off_by_default_and_weighted_when_on():
@@ -95,7 +95,7 @@ def test_added_kd_is_off_by_default_and_weighted_when_on():
     plain, with_kd = make().train()(data), make(added_kd=0.3).train()(data)
     alone = float(make("kd").train()(data)["kd"])
     assert float(plain["kd"]) == 0.0
-    assert float(with_kd["loss"]) == pytest.approx(float(plain["loss"]) + 0.3 * alone, rel=1e-5)
+    assert with_kd["loss"].item() == pytest.approx(plain["loss"].item() + 0.3 * alone, rel=1e-5)
 
 
 def test_no_teacher_is_the_supervised_loss_and_keeps_no_teacher():
@@ -103,7 +103,7 @@ def test_no_teacher_is_the_supervised_loss_and_keeps_no_teacher():
     assert method.teacher is None
     with torch.no_grad():
         logits = copy.deepcopy(method.student)(data["image"])
-    assert float(method(data)["loss"]) == pytest.approx(cross_entropy(logits, data["label"]), rel=1e-5)
+    assert method(data)["loss"].item() == pytest.approx(cross_entropy(logits, data["label"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -268,7 +268,7 @@ def test_heatmaps_are_resized_bilinearly_after_the_connector_and_compared_per_pi
     result = distiller(data)
     assert float(result["fm"]) == pytest.approx(fm, rel=1e-5)
     assert float(result["sr"]) == pytest.approx(sr, rel=1e-5)
-    assert float(result["loss"]) == pytest.approx(supervised + 3 * fm + 2 * sr, rel=1e-5)
+    assert result["loss"].item() == pytest.approx(supervised + 3 * fm + 2 * sr, rel=1e-5)
 
 
 @pytest.mark.parametrize("form", ["ce", "kl"])
@@ -299,7 +299,7 @@ def test_bytes_and_floats_are_the_same_picture():
     labels = torch.arange(4) % 3
     as_bytes = make().train()({"image": image, "label": labels})
     as_floats = make().train()({"image": image.double().div(255).float(), "label": labels})
-    assert float(as_bytes["loss"]) == pytest.approx(float(as_floats["loss"]), rel=1e-6)
+    assert as_bytes["loss"].item() == pytest.approx(as_floats["loss"].item(), rel=1e-6)
 
 
 def test_trainable_state_leaves_the_teacher_out_and_loads_strictly():

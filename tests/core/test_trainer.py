@@ -229,7 +229,7 @@ def test_clipping_bounds_the_step():
         )
         _, trainer = train(epochs=1, limit=1, optim=optim)
         moved = [(p - start[k]).double() for k, p in trainer.distiller.student.named_parameters()]
-        lengths[clip] = math.sqrt(sum(float(m.square().sum()) for m in moved))
+        lengths[clip] = math.sqrt(sum(m.detach().square().sum().item() for m in moved))
     assert lengths[0.0] > 0.1
     assert lengths[1e-3] == pytest.approx(1e-3, rel=1e-3)
 
