@@ -33,15 +33,15 @@ class FacesTeacher(TeacherSettings):
     """Backbone ``arch`` (resnet10|18|34|50 with ``width`` channels in the first stage, timm/…, torchvision/…) and decoder."""
 
     arch: str = "resnet18"
-    width: int = Field(24, ge=4)
-    decoder: list[int] = [64, 64, 64]
+    width: int = Field(20, ge=4)
+    decoder: list[int] = [64, 48, 48]
 
 
 class FacesStudent(StudentSettings):
     """As the teacher's."""
 
     arch: str = "resnet10"
-    width: int = Field(10, ge=4)
+    width: int = Field(8, ge=4)
     decoder: list[int] = [32, 24, 24]
 
 
@@ -49,7 +49,7 @@ class FacesSettings(RunSettings):
     """Everything a faces run needs."""
 
     task: str = "faces"
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(4, ge=1)
     batch_size: int = Field(16, ge=1)
     image_size: int = Field(128, ge=32, description="side of the crop, pixels")
     sigma: float = Field(1.5, gt=0, description="of the target Gaussians, heatmap pixels")

@@ -26,7 +26,7 @@ class SyntheticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_train: int = Field(4000, ge=0)
+    n_train: int = Field(3000, ge=0)
     n_val: int = Field(300, ge=0)
     n_test: int = Field(400, ge=0)
     size: int = Field(176, ge=64, le=1024)
