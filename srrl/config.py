@@ -88,6 +88,11 @@ class RunSettings(MethodSettings):
     batch_size: int = Field(32, ge=1)
     baseline: bool = Field(True, description="also train the student without a teacher at the same budget")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads of the networks; None: torch's choice. One is faster for very small ones",
+    )
     compile: bool = Field(False, description="torch.compile the training step")
     optim: OptimSettings = OptimSettings()
     data: DataSettings = DataSettings()

@@ -72,6 +72,8 @@ class Pipeline:
         runs.write_text(run.config, dump(cfg))
         if not (run.path / "environment.json").is_file():
             runs.write_json(run.path / "environment.json", runs.environment())
+        if cfg.threads:
+            torch.set_num_threads(cfg.threads)
         self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
         with self.timed("data"):
             data = self.task.prepare(cfg, self.say)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from srrl.checkpoint import load_state, save_state, save_weights
 from srrl.config import OptimSettings
 from srrl.data import train_loader
 from srrl.distillers.base import Distiller
+from srrl.ema import MovingAverage
 from srrl.errors import RunError, UserError
 from srrl.interrupt import GracefulStop
 from srrl.progress import EpochProgress
@@ -98,7 +98,7 @@ class Trainer:
         self.sums: dict[str, float] = {}
         self.best: dict[str, float] | None = None
         self.last: dict[str, float] = {}
-        self.average: AveragedModel | None = None
+        self.average: MovingAverage | None = None
 
     def fit(self) -> dict[str, Any]:
         """Runs (or goes on with) the phase. Returns ``{"best": {...}, "last": {...}, "seconds": ...}``.
@@ -110,9 +110,7 @@ class Trainer:
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
         if phase.optim.ema:
-            self.average = AveragedModel(
-                self.distiller.student, multi_avg_fn=_moving_average(phase.optim.ema), use_buffers=True
-            )
+            self.average = MovingAverage(self.distiller.student, phase.optim.ema)
         self.resume()
         loader, self.batches = train_loader(
             self.dataset, phase.batch_size, phase.seed, phase.workers, phase.limit
@@ -149,7 +147,7 @@ class Trainer:
                     self.optimizer.step()
                     self.optimizer.zero_grad()
                 if self.average is not None and accelerator.sync_gradients:
-                    self.average.update_parameters(self.distiller.student)
+                    self.average.update()
                 self.step += 1
                 self.account(result, len(batch["image"]))
                 now = time.monotonic()
@@ -294,16 +292,3 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def _moving_average(decay: float) -> Callable:
-    """EMA with the usual ramp min(decay, (1 + n)/(10 + n)), so that short runs do not remember their first weights."""
-
-    def update(averages: list[torch.Tensor], currents: list[torch.Tensor], count: torch.Tensor) -> None:
-        n = int(count)
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + n) / (10 + n)))
-        else:  # counters of BatchNorm
-            torch._foreach_copy_(averages, currents)
-
-    return update

@@ -91,8 +91,8 @@ def test_the_comparison_covers_connector_buffers_average_and_optimiser(deaths):
         state["model"]
     )
     assert not any(k.startswith("teacher") for k in state["model"])
-    assert "module.features.1.running_mean" in state["average"]
-    assert int(state["average"]["n_averaged"]) == EPOCHS * BATCHES
+    assert "features.1.running_mean" in state["average"]["module"]
+    assert state["average"]["count"] == EPOCHS * BATCHES
     moments = next(iter(state["optimizer"]["state"].values()))
     assert int(moments["step"]) == EPOCHS * BATCHES
     # the cases test something: the training moves the weights, and dropout and the transforms are on

@@ -132,10 +132,8 @@ def _watch(workers: list, total: int, progress: bool) -> None:
 
 def _show(made: int, total: int, seconds: float, bar: bool, done: bool) -> None:
     rate = made / max(seconds, 1e-9)
-    left = (total - made) / rate if rate > 0 else float("nan")
-    text = f"synthetic faces {made}/{total}, {rate:.0f}/s, " + (
-        f"{seconds:.0f} s" if done else f"{left:.0f} s left"
-    )
+    left = f"{(total - made) / rate:.0f} s left" if made else "starting"
+    text = f"synthetic faces {made}/{total}, {rate:.0f}/s, " + (f"{seconds:.0f} s" if done else left)
     if bar:
         filled = int(24 * made / max(total, 1))
         text = f"\r[{'█' * filled}{'·' * (24 - filled)}] {text}   "
