@@ -38,7 +38,7 @@ class FacesTask(Task):
         "optim": {"lr": 5e-3, "warmup": 0.3},
         "augment": {"light": 0, "colour": 0, "grey": 0, "blur": 0, "noise": 0, "jpeg": 0, "occlusion": 0},
         "teacher": {"arch": "resnet10", "width": 16, "decoder": [32, 32, 32]},
-        "data": {"synthetic": {"n_train": 800, "n_val": 100, "n_test": 200}},
+        "data": {"synthetic": {"n_train": 700, "n_val": 100, "n_test": 200}},
     }
 
     def prepare(self, cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
