@@ -80,6 +80,8 @@ def distill(
 ) -> nn.Module:
     """Distils ``teacher`` into ``student`` and returns the student, trained, in eval mode.
 
+    A torchvision or timm student comes back inside its adapter, which normalises its input; ``.model`` is the bare one.
+
     Args:
         teacher, student: modules with ``forward_features``, ``forward_head`` and ``feature_channels``; torchvision and
             timm models are adapted, anything else is wrapped with :class:`srrl.Split`. The teacher is frozen.

@@ -62,7 +62,7 @@ def make_accelerator(precision: str = "auto", accumulate: int = 1) -> Accelerato
     AcceleratorState._reset_state()  # precision may differ from an earlier run in this process
     mixed = {"auto": "bf16" if has_bf16() else "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
     if mixed == "fp16" and not torch.cuda.is_available():
-        raise RunError("precision=fp16 needs a GPU: use bf16 or fp32 here")
+        raise UserError("precision=fp16 needs a GPU: use bf16 or fp32 here")
     return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=accumulate, rng_types=[])
 
 
