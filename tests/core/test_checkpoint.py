@@ -157,8 +157,12 @@ def test_weights_are_safetensors_with_their_header(tmp_path):
 def test_tied_weights_can_be_saved(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
+    shared = model[0].weight.detach().clone()
     save_weights(tmp_path / "tied.safetensors", model)
+    nn.init.zeros_(model[0].weight)
     load_weights(model, tmp_path / "tied.safetensors")
+    assert torch.equal(model[0].weight, shared)
+    assert model[1].weight is model[0].weight
 
 
 @pytest.mark.parametrize(

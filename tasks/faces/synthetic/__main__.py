@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from srrl.errors import RunError, UserError
+from srrl.cli import guarded
+from srrl.errors import UserError
 
 from . import SyntheticSettings, ensure, export_wflw
 from .settings import SPLITS, cache_root
@@ -62,6 +63,10 @@ def _sheets(settings: SyntheticSettings, out: Path, cache_dir: Path | None) -> N
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     options = _parser().parse_args(arguments)
+    return guarded(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         fields = {name: getattr(options, name) for name in SyntheticSettings.model_fields}
         try:
@@ -76,12 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(export_wflw(settings, options.out, cache_dir=options.cache_dir))
         else:
             _sheets(settings, options.out, options.cache_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted: finished shards are kept; run the same command to continue", file=sys.stderr)
         return 130
