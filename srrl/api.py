@@ -35,11 +35,11 @@ class CrossEntropyCriterion:
     def supervised(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return nn.functional.cross_entropy(output.float(), batch["label"])
 
-    def compare(self, output: Tensor, teacher: Tensor) -> Tensor:
-        return (output.float() - teacher.float()).square().mean()
-
     def weight(self, teacher: Tensor) -> None:
         return None
+
+    def compare(self, output: Tensor, teacher: Tensor, weight: None) -> Tensor:
+        return (output.float() - teacher.float()).square().mean()
 
 
 @torch.no_grad()

@@ -9,9 +9,12 @@ so that no method is favoured by how its background is counted.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SR_FORMS = ("l2", "ce", "kl", "labels")
 
@@ -84,7 +87,32 @@ def foreground_weight(reference: Tensor, factor: float) -> Tensor:
     ``reference`` (N, K, h, w) is the ground truth for supervised losses and the teacher's heatmaps for distillation.
     Landmarks cover about 1 % of a heatmap, so that without it a plain mean is decided by the background.
     """
-    return 1.0 + factor * reference.clamp(0.0, 1.0)
+    return reference.clamp(0.0, 1.0).mul_(factor).add_(1.0)
+
+
+class _WeightedSquares(torch.autograd.Function):
+    """Σ weight · difference² / count, and its gradient 2 · weight · difference / count, in as few passes as there are.
+
+    On a CPU these maps are read from memory at every operation: left to autograd, the loss of 68 heatmaps costs a tenth
+    of a small student's training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, weight: Tensor | None, count: Tensor | float) -> Tensor:
+        weighted = difference if weight is None else difference * weight
+        ctx.save_for_backward(weighted)
+        ctx.count = count
+        flat = (0, 2, 3, 1) if difference.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2, 3)
+        total = torch.dot(
+            weighted.permute(flat).reshape(-1), difference.permute(flat).reshape(-1)
+        )  # a view of the memory as it lies
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weighted,) = ctx.saved_tensors
+        return weighted * (gradient * 2.0 / ctx.count), None, None
 
 
 def heatmap_l2(
@@ -93,17 +121,15 @@ def heatmap_l2(
     """Weighted squared error summed over the pixels of each heatmap, averaged over the labelled heatmaps.
 
     Args: prediction and target (N, K, h, w); ``weight`` of the same shape; ``mask`` (N, K) bool, False where a point
-    has no label. Returns 0 where nothing is labelled.
+    has no label. Returns 0 where nothing is labelled. Gradients reach the prediction alone, and only once.
     """
     _same_shape(prediction, target, "heatmaps")
-    squared = (prediction.float() - target.float()).square()
-    if weight is not None:
-        squared = squared * weight
-    each = squared.sum((2, 3))
-    if mask is None:
-        return each.mean()
-    mask = mask.to(each.dtype)
-    return (each * mask).sum() / mask.sum().clamp(min=1)
+    difference = prediction.float() - target.detach().float()
+    count: Tensor | float = float(prediction.shape[0] * prediction.shape[1])
+    if mask is not None:
+        difference = difference * mask.to(difference.dtype)[:, :, None, None]
+        count = mask.sum().clamp(min=1)
+    return _WeightedSquares.apply(difference, weight, count)
 
 
 def resize_weight(weight: Tensor, size: tuple[int, int]) -> Tensor:

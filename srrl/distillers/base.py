@@ -39,11 +39,11 @@ class Criterion(Protocol):
     def supervised(self, output: Tensor, batch: Batch) -> Tensor:
         """The student's own loss against the labels, a scalar."""
 
-    def compare(self, output: Tensor, teacher: Tensor) -> Tensor:
-        """L2 between a prediction and the teacher's, with the task's weighting, a scalar."""
-
     def weight(self, teacher: Tensor) -> Tensor | None:
         """Foreground weight (N, K, h, w) read off the teacher's prediction; None where there is no background."""
+
+    def compare(self, output: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
+        """L2 between a prediction and the teacher's under that weight, a scalar."""
 
 
 class Distiller(nn.Module):

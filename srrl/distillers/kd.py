@@ -8,11 +8,13 @@ from srrl import losses
 from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
 
 
-def kd_term(output: Tensor, teacher: Tensor, criterion: Criterion, settings: MethodSettings) -> Tensor:
-    """The distillation term alone: T²·KL(teacher/T ‖ student/T) on logits, the task's weighted L2 on heatmaps."""
+def kd_term(
+    output: Tensor, teacher: Tensor, weight: Tensor | None, criterion: Criterion, settings: MethodSettings
+) -> Tensor:
+    """The distillation term alone: T²·KL(teacher/T ‖ student/T) on logits, the L2 under ``weight`` on heatmaps."""
     if criterion.kind == "logits":
         return losses.kd_logits(output, teacher, settings.kd_temperature)
-    return criterion.compare(output, teacher)
+    return criterion.compare(output, teacher, weight)
 
 
 class KD(Distiller):
@@ -25,6 +27,6 @@ class KD(Distiller):
         _, target = self.teach(x)
         output = self.student(x)
         supervised = self.criterion.supervised(output, batch)
-        kd = kd_term(output, target, self.criterion, self.settings)
+        kd = kd_term(output, target, self.criterion.weight(target), self.criterion, self.settings)
         loss = supervised + self.settings.kd_weight * kd
         return {"loss": loss, "output": output, "supervised": supervised.detach(), "kd": kd.detach()}

@@ -45,13 +45,13 @@ class SRRL(Distiller):
         connected = self.connect(features, teacher_features)
 
         supervised = self.criterion.supervised(output, batch)
-        fm = self.feature_matching(connected, teacher_features, target)
-        sr = (
-            self.softmax_regression(self.teacher.forward_head(connected), target, batch)
-            if s.beta
-            else fm.new_zeros(())
-        )
-        kd = kd_term(output, target, self.criterion, s) if s.added_kd else fm.new_zeros(())
+        weight = self.criterion.weight(target)  # one definition of the foreground for all three comparisons
+        fm = self.feature_matching(connected, teacher_features, weight)
+        sr = kd = fm.new_zeros(())
+        if s.beta:
+            sr = self.softmax_regression(self.teacher.forward_head(connected), target, weight, batch)
+        if s.added_kd:
+            kd = kd_term(output, target, weight, self.criterion, s)
         loss = supervised + s.alpha * fm + s.beta * sr + s.added_kd * kd
         return {
             "loss": loss,
@@ -71,21 +71,22 @@ class SRRL(Distiller):
             )
         return connected
 
-    def feature_matching(self, connected: Tensor, teacher_features: Tensor, target: Tensor) -> Tensor:
+    def feature_matching(self, connected: Tensor, teacher_features: Tensor, weight: Tensor | None) -> Tensor:
         """L_FM: pooled for logits, per pixel under the teacher's foreground weight for heatmaps."""
         if self.criterion.kind == "logits":
             return losses.feature_matching_pooled(connected, teacher_features)
-        weight = self.criterion.weight(target)
         if weight is not None:
             weight = losses.resize_weight(weight, tuple(teacher_features.shape[2:]))
         return losses.feature_matching_map(connected, teacher_features, weight)
 
-    def softmax_regression(self, transferred: Tensor, target: Tensor, batch: Batch) -> Tensor:
+    def softmax_regression(
+        self, transferred: Tensor, target: Tensor, weight: Tensor | None, batch: Batch
+    ) -> Tensor:
         """L_SR between the teacher's head on connected features and the teacher's output (or the labels)."""
         if self.settings.sr_form == "labels":
             return self.criterion.supervised(transferred, batch)
         if self.criterion.kind == "heatmaps":
-            return self.criterion.compare(transferred, target)
+            return self.criterion.compare(transferred, target, weight)
         return losses.SR_LOGITS[self.settings.sr_form](transferred, target)
 
 

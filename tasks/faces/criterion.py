@@ -28,10 +28,10 @@ class HeatmapCriterion:
             target = target.contiguous(memory_format=torch.channels_last)
         return heatmap_l2(output, target, foreground_weight(target, self.foreground), batch["mask"])
 
-    def compare(self, output: Tensor, teacher: Tensor) -> Tensor:
-        """Against the teacher's heatmaps (N, K, h, w)."""
-        return heatmap_l2(output, teacher, self.weight(teacher))
-
     def weight(self, teacher: Tensor) -> Tensor:
         """1 + foreground · clamp(teacher's heatmap, 0, 1)."""
         return foreground_weight(teacher.float(), self.foreground)
+
+    def compare(self, output: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        """Against the teacher's heatmaps (N, K, h, w), under the weight read off them."""
+        return heatmap_l2(output, teacher, weight)

@@ -1,5 +1,6 @@
 """Losses against plain loops in float64, values worked out by hand, and identities that must hold."""
 
+import itertools
 import math
 
 import pytest
@@ -146,6 +147,26 @@ def test_an_unlabelled_heatmap_gets_no_gradient():
     losses.heatmap_l2(prediction, torch.zeros(2, 2, 3, 3), mask=mask).backward()
     reached = prediction.grad.abs().sum((2, 3)) > 0
     assert torch.equal(reached, mask)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_heatmap_l2_value_and_gradient_against_a_float64_loop(layout, weighted):
+    prediction, target, weight = (maps(3, 4, 5, 6, seed=i) for i in range(3))
+    mask = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
+    weight = 1 + weight.abs() if weighted else None
+    ours = prediction.clone().contiguous(memory_format=layout).requires_grad_()
+    loss = losses.heatmap_l2(ours, target.contiguous(memory_format=layout), weight, mask)
+    (3 * loss).backward()
+    total, gradient = 0.0, torch.zeros(3, 4, 5, 6, dtype=torch.float64)
+    for place in itertools.product(range(3), range(4), range(5), range(6)):
+        if mask[place[:2]]:
+            w = float(weight[place]) if weighted else 1.0
+            difference = float(prediction[place]) - float(target[place])
+            total += w * difference**2 / 7  # 7 heatmaps are labelled
+            gradient[place] = 3 * 2 * w * difference / 7
+    assert float(loss.detach()) == pytest.approx(total, rel=REL)
+    assert torch.allclose(ours.grad.double(), gradient, rtol=1e-6, atol=1e-7)
 
 
 def test_resized_weight_is_the_largest_over_points_and_the_mean_over_area():

@@ -74,8 +74,8 @@ class HeatmapL2:
     def supervised(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return (output - batch["target"]).square().mean()
 
-    def compare(self, output: Tensor, teacher: Tensor) -> Tensor:
-        return (self.weight(teacher) * (output - teacher).square()).sum((2, 3)).mean()
+    def compare(self, output: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        return (weight * (output - teacher).square()).sum((2, 3)).mean()
 
     def weight(self, teacher: Tensor) -> Tensor:
         return 1 + 2 * teacher.clamp(0, 1)
