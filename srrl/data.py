@@ -19,17 +19,29 @@ class EpochBatches(Sampler):
     """Batches of (epoch, index) pairs: a permutation that depends on (seed, epoch) alone.
 
     ``start`` skips the first batches of an epoch, which is how a run goes on in the middle of one. The last batch is
-    dropped where it is not full (BatchNorm cannot use a batch of one), unless it is the only one.
+    dropped where it is not full (BatchNorm cannot use a batch of one), unless it is the only one. Of ``world`` processes
+    the one of ``rank`` gets its part of every step; together they take the samples that one process with a batch
+    ``world`` times as large would take.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, limit: int | None = None):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        limit: int | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.length, self.batch_size, self.seed, self.limit = length, batch_size, seed, limit
+        self.rank, self.world = rank, world
         self.epoch, self.start = 0, 0
 
     @property
     def total(self) -> int:
-        """Batches in a whole epoch."""
-        return min(max(1, self.length // self.batch_size), self.limit or self.length)
+        """Batches of one process in a whole epoch."""
+        return min(max(1, self.length // (self.batch_size * self.world)), self.limit or self.length)
 
     def __len__(self) -> int:
         return self.total - self.start
@@ -37,7 +49,8 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         for b in range(self.start, self.total):
-            yield [(self.epoch, int(i)) for i in order[b * self.batch_size : (b + 1) * self.batch_size]]
+            first = (b * self.world + self.rank) * self.batch_size
+            yield [(self.epoch, int(i)) for i in order[first : first + self.batch_size]]
 
 
 class KeyedDataset(Dataset):
@@ -105,16 +118,27 @@ def worker_count(setting: int | str) -> int:
 
 
 def train_loader(
-    dataset: Dataset, batch_size: int, seed: int, workers: int | str, limit: int | None = None
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    workers: int | str,
+    limit: int | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[DataLoader, EpochBatches]:
     """Loader over keyed samples, and its sampler, whose ``epoch`` and ``start`` the trainer sets.
 
     It has a generator of its own: a draw from the global one at the start of a loop would make the second half of an
-    epoch differ from the same half of a whole one. Raises UserError for an empty data set.
+    epoch differ from the same half of a whole one. Raises UserError for an empty data set, or one with fewer samples
+    than there are processes.
     """
     if len(dataset) == 0:
         raise UserError("the training set is empty: look at data.train and what its format skips")
-    batches = EpochBatches(len(dataset), min(batch_size, len(dataset)), seed, limit)
+    if len(dataset) < world:
+        raise UserError(f"{len(dataset)} training samples for {world} processes: start fewer of them")
+    size = min(batch_size, len(dataset) // world)
+    batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world)
     count = worker_count(workers)
     loader = DataLoader(
         dataset,

@@ -42,7 +42,7 @@ class MovingAverage:
 def _pairs(average: nn.Module, model: nn.Module) -> tuple[tuple[list[Tensor], list[Tensor]], ...]:
     both = list(zip(average.state_dict(keep_vars=True).values(), model.state_dict(keep_vars=True).values()))
     return tuple(
-        ([a for a, _ in chosen], [b.detach() for _, b in chosen])
+        ([a for a, _ in chosen], [b for _, b in chosen])  # themselves: DDP gives parameters new storage
         for chosen in (
             [p for p in both if p[0].is_floating_point()],
             [p for p in both if not p[0].is_floating_point()],

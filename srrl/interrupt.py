@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from types import FrameType
+
+ECHO = 1.0
 
 
 class Interrupted(Exception):
@@ -19,12 +22,15 @@ class GracefulStop:
     """Context that turns SIGINT and SIGTERM into :class:`Interrupted`.
 
     Outside of :meth:`deferred` the exception is raised on the spot. Within it the first signal only sets
-    ``requested``, and the owner raises when its state is saved; a second signal raises at once.
+    ``requested``, and the owner raises when its state is saved; a second signal raises at once. What comes within
+    ``ECHO`` seconds of the first is the same signal once more: a terminal sends Ctrl-C to a launcher and to its
+    processes, and the launcher passes it on.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
         self._deferring = False
+        self._since = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> GracefulStop:
@@ -49,7 +55,9 @@ class GracefulStop:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._deferring and self.requested is None:
-            self.requested = signum
+            self.requested, self._since = signum, time.monotonic()
+            return
+        if self._deferring and time.monotonic() - self._since < ECHO:
             return
         raise Interrupted(signum)
 

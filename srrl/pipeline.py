@@ -45,7 +45,7 @@ class Pipeline:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
-        """Everything; returns what results.json holds."""
+        """Everything; returns what results.json holds (nothing in the processes beside the first)."""
         cfg, task, run = self.cfg, self.task, self.run_folder
         data = self.prepare()
         models: dict[str, nn.Module] = {}
@@ -59,6 +59,8 @@ class Pipeline:
         for phase, method in phases:
             with self.timed(phase):
                 models[phase], chosen[phase] = self.student(phase, method, data, models.get("teacher"))
+        if not self.accelerator.is_main_process:
+            return {}
         with self.timed("evaluation"):
             return finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
 
@@ -69,14 +71,17 @@ class Pipeline:
     def prepare(self) -> Data:
         """The first phase: the run folder's opening files, the device and the data."""
         cfg, run = self.cfg, self.run_folder
-        runs.write_text(run.config, dump(cfg))
-        if not (run.path / "environment.json").is_file():
-            runs.write_json(run.path / "environment.json", runs.environment())
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
-        with self.timed("data"):
+        first = self.accelerator.is_main_process
+        if first:
+            runs.write_text(run.config, dump(cfg))
+            if not (run.path / "environment.json").is_file():
+                runs.write_json(run.path / "environment.json", runs.environment())
+        with self.timed("data"), self.accelerator.main_process_first():  # it may have to make them
             data = self.task.prepare(cfg, self.say)
+        if first:
             runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
         return data
 
@@ -95,7 +100,7 @@ class Pipeline:
         if cfg.teacher.checkpoint:
             load_weights(model, weights_of(cfg.teacher.checkpoint), "teacher")
             self.say(f"teacher: weights from {cfg.teacher.checkpoint}")
-            if not run.weights("teacher").is_file():
+            if self.accelerator.is_main_process and not run.weights("teacher").is_file():
                 save_weights(run.weights("teacher"), model, phase="teacher")
             return model, {}
         return model, self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs)

@@ -6,11 +6,11 @@ import sys
 
 
 class EpochProgress:
-    """A tqdm bar over the whole phase's epoch where standard error is a terminal; silent where it is not."""
+    """A tqdm bar over the whole phase's epoch where standard error is a terminal; silent where it is not, or not ``shown``."""
 
-    def __init__(self, label: str, epoch: int, epochs: int, total: int, start: int):
+    def __init__(self, label: str, epoch: int, epochs: int, total: int, start: int, shown: bool = True):
         self.bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(

@@ -73,14 +73,17 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(task, cfg)
     from srrl.distillers import check_method
+    from srrl.processes import from_first, is_first
     from srrl.runs import RunFolder
 
     check_method(cfg.method)
-    folder = RunFolder.create(cfg.task, args.run_dir)
+    folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
     try:
         return _train(task, cfg, folder)
     except UserError:
-        if not (folder.path / "checkpoints").exists():  # nothing was trained: leave no empty run behind
+        if (
+            is_first() and not (folder.path / "checkpoints").exists()
+        ):  # nothing was trained: leave no empty run behind
             shutil.rmtree(folder.path)
         raise
 
@@ -150,7 +153,10 @@ def _header(cfg: RunSettings, folder: RunFolder) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    from srrl.processes import is_first
+
+    if is_first():
+        print(text, flush=True)
 
 
 COMMAND = Command("train", "Train a teacher, a baseline and a distilled student.", add_arguments, run, EPILOG)

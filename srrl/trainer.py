@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from srrl.checkpoint import load_state, save_state, save_weights
+from srrl import processes
 from srrl.config import OptimSettings
 from srrl.data import train_loader
 from srrl.distillers.base import Distiller
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from srrl.runs import MetricsLog
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
+STOP_EVERY = 10  # steps between two agreements of several processes on whether a signal asked for the end
 CHECKPOINT_SECONDS = 600.0  # a long epoch is also saved in its middle
 
 
@@ -63,6 +65,7 @@ def make_accelerator(precision: str = "auto", accumulate: int = 1) -> Accelerato
     mixed = {"auto": "bf16" if has_bf16() else "no", "fp32": "no", "bf16": "bf16", "fp16": "fp16"}[precision]
     if mixed == "fp16" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a GPU: use bf16 or fp32 here")
+    processes.state()
     return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=accumulate, rng_types=[])
 
 
@@ -76,7 +79,11 @@ def has_bf16() -> bool:
 
 
 class Trainer:
-    """Trains a distiller. ``validate(model)`` gives the metrics of the student (its average where ``ema`` is on)."""
+    """Trains a distiller. ``validate(model)`` gives the metrics of the student (its average where ``ema`` is on).
+
+    With several processes ``batch_size`` is that of one, the first saves and reports, and every one validates (each
+    needs to know which epoch was best). A resumed epoch then repeats the order of samples, not the draws of dropout.
+    """
 
     def __init__(
         self,
@@ -99,6 +106,7 @@ class Trainer:
         self.best: dict[str, float] | None = None
         self.last: dict[str, float] = {}
         self.average: MovingAverage | None = None
+        self.agreed: int | None = None  # the signal that every process knows of
 
     def fit(self) -> dict[str, Any]:
         """Runs (or goes on with) the phase. Returns ``{"best": {...}, "last": {...}, "seconds": ...}``.
@@ -106,6 +114,8 @@ class Trainer:
         Raises Interrupted after a checkpoint where a signal asked for it, RunError on a non-finite loss.
         """
         accelerator, phase = self.accelerator, self.phase
+        from accelerate.data_loader import prepare_data_loader
+
         started = time.monotonic()
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
@@ -113,13 +123,23 @@ class Trainer:
             self.average = MovingAverage(self.distiller.student, phase.optim.ema)
         self.resume()
         loader, self.batches = train_loader(
-            self.dataset, phase.batch_size, phase.seed, phase.workers, phase.limit
+            self.dataset,
+            phase.batch_size,
+            phase.seed,
+            phase.workers,
+            phase.limit,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
         )
         model = torch.compile(self.distiller) if phase.compile else self.distiller
-        model, self.optimizer, loader = accelerator.prepare(model, self.optimizer, loader)
+        model, self.optimizer = accelerator.prepare(model, self.optimizer)
+        # the sampler has already given this process its part of every step: accelerate only moves the batches
+        loader = prepare_data_loader(
+            loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
         with self.stop.deferred():
-            while self.epoch < phase.epochs and self.stop.requested is None:
+            while self.epoch < phase.epochs and not self.stopping():
                 self.train_epoch(model, loader)
                 if self.step >= self.batches.total:
                     self.finish_epoch()
@@ -132,10 +152,13 @@ class Trainer:
         self.batches.epoch, self.batches.start = self.epoch, self.step
         if self.step == 0:
             self.sums = {"batches": 0.0, "images": 0.0, "seconds": 0.0}
-            torch.manual_seed(phase.seed * 1_000_003 + self.epoch)  # dropout and the like, the same on resume
+            # dropout and the like, the same on resume
+            torch.manual_seed(phase.seed * 1_000_003 + self.epoch + 499_979 * accelerator.process_index)
         model.train()
         saved = clock = time.monotonic()
-        with EpochProgress(phase.name, self.epoch, phase.epochs, self.batches.total, self.step) as progress:
+        with EpochProgress(
+            phase.name, self.epoch, phase.epochs, self.batches.total, self.step, accelerator.is_main_process
+        ) as progress:
             for batch in loader:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate(phase.optim, self.epoch + self.step / self.batches.total, phase.epochs)
@@ -153,13 +176,27 @@ class Trainer:
                 now = time.monotonic()
                 self.sums["seconds"], clock = self.sums["seconds"] + now - clock, now
                 progress.update(self.sums)
-                if self.stop.requested is not None or now - saved > CHECKPOINT_SECONDS:
-                    if accelerator.sync_gradients and self.step < self.batches.total:
+                if accelerator.sync_gradients and self.step < self.batches.total:
+                    stopping = self.stopping()
+                    if stopping or now - saved > CHECKPOINT_SECONDS:
                         self.save()
                         saved = now
-                        if self.stop.requested is not None:
-                            return
+                    if stopping:
+                        accelerator.wait_for_everyone()  # a launcher ends the others as soon as one has left
+                        return
         self.check_finite()
+
+    def stopping(self) -> bool:
+        """Whether a signal asked for the end: of any process, so that all of them stop after the same step."""
+        if self.accelerator.num_processes > 1 and self.step % STOP_EVERY == 0:
+            flag = torch.tensor([self.stop.requested or 0], device=self.accelerator.device)
+            signum = int(self.accelerator.gather(flag).max())
+            self.agreed = signum or None
+            if signum and self.stop.requested is None:
+                self.stop.requested = signum
+        elif self.accelerator.num_processes == 1:
+            self.agreed = self.stop.requested
+        return self.agreed is not None
 
     def account(self, result: dict[str, Any], images: int) -> None:
         """Adds a batch to the epoch's sums, and stops on a loss that is not finite."""
@@ -187,6 +224,9 @@ class Trainer:
         self.epoch, self.step = self.epoch + 1, 0
         student = self.average.module if self.average is not None else self.distiller.student
         means = {k: v / batches for k, v in self.sums.items() if k not in ("batches", "images", "seconds")}
+        if self.accelerator.num_processes > 1:
+            found = torch.tensor(list(means.values()), device=self.accelerator.device)
+            means = dict(zip(means, self.accelerator.reduce(found, "mean").tolist(), strict=True))
         speed = self.sums["images"] * self.accelerator.num_processes / max(self.sums["seconds"], 1e-9)
         if not all(bool(torch.isfinite(v).all()) for v in student.state_dict().values()):
             raise RunError(
