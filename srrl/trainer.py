@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from srrl.checkpoint import load_state, save_state, save_weights
 from srrl import processes
+from srrl.checkpoint import load_state, save_state, save_weights
 from srrl.config import OptimSettings
 from srrl.data import train_loader
 from srrl.distillers.base import Distiller

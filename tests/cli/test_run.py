@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
-from small_run import TINY, call, faces, start
+from small_run import ROOT, TINY, call, faces, start
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +182,28 @@ def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path)
     status, _, error = call("train", "--resume", folder)
     assert status == 0, error
     same_weights(finished[0], folder)
+
+
+def test_two_processes_share_one_run_folder_and_one_report(arguments, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "srrl.train", *arguments, "epochs=1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "runs" / "faces").iterdir()] == ["001"]
+    results = json.loads((tmp_path / "runs/faces/001/results.json").read_text())
+    assert {"teacher", "baseline", "student"} <= results.keys()
+    with open(tmp_path / "runs/faces/001/metrics.csv", newline="") as handle:
+        assert [r["phase"] for r in csv.DictReader(handle)] == ["teacher", "baseline", "student"]
+    for line in ("config:", "report:", "student  epoch 1/1"):
+        assert done.stdout.count(line) == 1, line
 
 
 def test_resume_of_a_finished_run_says_so(finished):
