@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from srrl.errors import UserError
+from srrl.zoo import timm_model, torchvision_model
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -111,7 +112,7 @@ class TimmModel(Adapter):
         num_classes: int | None = None,
         model: nn.Module | None = None,
     ):
-        model = model or _timm(name, pretrained, num_classes)
+        model = model or timm_model(name, pretrained, num_classes)
         cfg = getattr(model, "pretrained_cfg", {}) or {}
         super().__init__(cfg.get("mean", IMAGENET_MEAN), cfg.get("std", IMAGENET_STD))
         self.model = model
@@ -161,7 +162,7 @@ class TorchvisionModel(Adapter):
         model: nn.Module | None = None,
     ):
         super().__init__()
-        self.model = model or _torchvision(name, pretrained, num_classes)
+        self.model = model or torchvision_model(name, pretrained, num_classes)
         m = self.model
         if hasattr(m, "layer4"):
             self.stages = ("layer1", "layer2", "layer3", "layer4")
@@ -350,85 +351,3 @@ def _check_split(adapter: Adapter) -> None:
             f"{name} is not a head on its last map alone, which srrl needs: choose another model, "
             "or give your own split with srrl.Split(features, head)"
         )
-
-
-def _timm(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
-    import difflib
-
-    import timm
-
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), 3)
-        raise UserError(
-            f"timm has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
-        )
-    extra = {} if num_classes is None else {"num_classes": num_classes}
-    with _hub_at_once() if pretrained else contextlib.nullcontext():
-        return _fetch(
-            lambda: timm.create_model(name, pretrained=pretrained, **extra), f"timm/{name}", pretrained
-        )
-
-
-@contextlib.contextmanager
-def _hub_at_once():
-    """Where the hub's name does not resolve, only what is cached is used: asking again would take most of a minute."""
-    import socket
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies
-
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not getproxies():
-            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _torchvision(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
-    import difflib
-
-    import torchvision.models as zoo
-
-    known = zoo.list_models(module=zoo)  # the classifiers
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 3)
-        raise UserError(
-            f"torchvision has no model {name!r}" + (f": did you mean {', '.join(close)}?" if close else "")
-        )
-    if pretrained and num_classes not in (None, 1000):
-        model = _torchvision(name, True, None)
-        _replace_classifier(model, num_classes)
-        return model
-    extra = {} if num_classes is None else {"num_classes": num_classes}
-    return _fetch(
-        lambda: zoo.get_model(name, weights="DEFAULT" if pretrained else None, **extra),
-        f"torchvision/{name}",
-        pretrained,
-    )
-
-
-def _replace_classifier(model: nn.Module, num_classes: int) -> None:
-    owner, key = (model, "fc") if hasattr(model, "fc") else (model, "classifier")
-    last = getattr(owner, key)
-    if isinstance(last, nn.Sequential):
-        owner, key, last = last, str(len(last) - 1), last[-1]
-    setattr(owner, key, nn.Linear(last.in_features, num_classes))
-
-
-def _fetch(make, name: str, pretrained: bool) -> nn.Module:
-    try:
-        return make()
-    except (OSError, RuntimeError, ValueError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"pretrained weights of {name} could not be fetched ({reason}): "
-            "check the network, give a local file with teacher.checkpoint=FILE, or set pretrained=false"
-        ) from error
