@@ -33,7 +33,13 @@ class CrossEntropyCriterion:
     kind = "logits"
 
     def supervised(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(output.float(), batch["label"])
+        label = batch["label"]
+        if label.device.type == "cpu" and (label.min() < 0 or label.max() >= output.shape[1]):
+            raise UserError(
+                f"label {int(label.max() if label.min() >= 0 else label.min())} in a batch, but the model has "
+                f"{output.shape[1]} classes: expected labels 0 … {output.shape[1] - 1}"
+            )
+        return nn.functional.cross_entropy(output.float(), label)
 
     def weight(self, teacher: Tensor) -> None:
         return None
@@ -106,6 +112,8 @@ def distill(
         raise UserError(
             f"settings {sorted(settings)} do not fit: expected {', '.join(MethodSettings.model_fields)}"
         ) from error
+    if val is not None and len(val) == 0:
+        raise UserError("val is empty: leave it out, or give some samples")
     distiller = build_distiller(
         method, student, teacher, criterion or CrossEntropyCriterion(), method_settings
     )

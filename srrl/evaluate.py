@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from srrl.api import open_run
+    from srrl.report import side_by_side
     from srrl.runs import write_json
 
     opened = open_run(args.run, None if args.model == "all" else args.model)
@@ -86,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
         from pathlib import Path
 
         write_json(Path(args.json), results)
-    for name in opened.names:
-        figures = "  ".join(f"{k} {v:.4g}" for k, v in results[name].items() if isinstance(v, (int, float)))
-        print(f"{name:8s} {figures}")
+    print(
+        f"{results['dataset']}, split {results['split']} ({len(data.test)} samples), protocol {results['protocol']}\n"
+    )
+    print(side_by_side(opened.task, results, opened.names))
     return 0
 
 

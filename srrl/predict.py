@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         for file in _progress(files):
             work.file(file)
     _tell(tally, table, out, takes_box and args.box in (None, "detector"))
+    if not tally.pictures and not tally.videos:
+        raise UserError(f"none of the {len(tally.bad)} files could be read")
     return 0
 
 

@@ -38,7 +38,7 @@ def write_report(
     sections = [
         f"# {task.name}: {cfg.method} on {data.name}",
         _summary(task, cfg, results, data),
-        "## Side by side\n\n" + _table(task, results, names),
+        "## Side by side\n\n" + side_by_side(task, results, names),
         "## Epochs\n\n" + _epochs(task, chosen),
         *(f"![{caption}](plots/{file})\n\n{caption}" for file, caption in pictures),
         "## How long it took\n\n" + "\n".join(f"- {k}: {_duration(v)}" for k, v in seconds.items()),
@@ -118,7 +118,8 @@ def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) 
     return " ".join(lines)
 
 
-def _table(task: Task, results: dict[str, Any], names: list[str]) -> str:
+def side_by_side(task: Task, results: dict[str, Any], names: list[str]) -> str:
+    """Markdown tables of everything in results.json about the named models, a column each, units in the first."""
     skip = {"params", "macs", "size_bytes", "faces"}
     scalars = [
         k
@@ -126,7 +127,8 @@ def _table(task: Task, results: dict[str, Any], names: list[str]) -> str:
         if isinstance(v, (int, float)) and k not in skip and not k.startswith("latency")
     ]
     rows = [
-        (k, [f"{results[n][k]:.4g}" if results[n][k] is not None else "–" for n in names]) for k in scalars
+        (_with_unit(task, k), [f"{results[n][k]:.4g}" if results[n][k] is not None else "–" for n in names])
+        for k in scalars
     ]
     rows += [
         ("parameters", [f"{results[n]['params']:,}" for n in names]),
@@ -153,6 +155,11 @@ def _table(task: Task, results: dict[str, Any], names: list[str]) -> str:
                 ["", *names], [[k, *v] for k, v in pick]
             )
     return table
+
+
+def _with_unit(task: Task, key: str) -> str:
+    unit = task.unit if key == task.metric else task.units.get(key)
+    return f"{key} ({unit})" if unit else key
 
 
 def _cell(value: Any, metric: str) -> str:

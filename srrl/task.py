@@ -42,7 +42,8 @@ class Data:
 class Task:
     """A kind of prediction: its settings, data, networks, loss, metrics and pictures. One instance serves one run.
 
-    ``metric`` chooses the best epoch on the validation split; ``higher`` says which way is better, ``unit`` what it is in.
+    ``metric`` chooses the best epoch on the validation split; ``higher`` says which way is better, ``unit`` what it is
+    in, ``units`` what the other figures are in (one without a unit may be left out).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     metric: str
     higher: bool
     unit: str
+    units: dict[str, str] = {}
     quick: dict[str, Any] = {}
 
     def prepare(self, cfg: RunSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:

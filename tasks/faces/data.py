@@ -50,7 +50,7 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
         sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
     details = {
         "n_points": scheme.n_points,
-        "split": "val" if splits.get("val") is splits["test"] else "test",
+        "split": _split_name(cfg, splits, evaluation),
         "faces": {k: len(v) for k, v in sets.items()},
         "label": "synthetic faces" if name == "synthetic" else "photographs",
     }
@@ -64,6 +64,14 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     return Data(
         sets.get("train"), sets.get("val"), sets["test"], name, protocol(d.box), cfg.image_size, details
     )
+
+
+def _split_name(cfg: FacesSettings, splits: dict[str, Records], evaluation: bool) -> str:
+    """What the reported figures are of: test, val where there is no other, or all of what was given to evaluate."""
+    d = cfg.data
+    if evaluation and d.test and not d.train:
+        return (OWN_SPLITS.get(d.format or detect(d.test)) if Path(d.test).is_dir() else None) or "all"
+    return "val" if splits.get("val") is splits["test"] else "test"
 
 
 def protocol(box: str) -> str:

@@ -97,8 +97,9 @@ def test_run_folder_holds_what_the_contract_says(finished):
 
 def test_evaluate_gives_the_same_figures(finished, tmp_path):
     folder, _ = finished
-    status, _, error = call("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
+    status, out, error = call("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
     assert status == 0, error
+    assert "split test (24 samples), protocol landmark-box" in out and "| nme (%) |" in out
     again, before = (
         json.loads((tmp_path / "again.json").read_text()),
         json.loads((folder / "results.json").read_text()),

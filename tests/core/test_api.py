@@ -113,6 +113,11 @@ def test_equal_seeds_give_equal_students(teacher):
         ({"sr_form": "l1"}, "settings .*sr_form.* do not fit"),
         ({"student": nn.Linear(2, 2)}, r"Linear has no forward_features.*srrl\.Split"),
         ({"train": []}, "training set is empty"),
+        ({"val": []}, "val is empty"),
+        (
+            {"student": tiny(4, classes=2)},
+            "label 2 in a batch, but the model has 2 classes: expected labels 0 … 1",
+        ),
         ({"train": [("a.jpg", 1)]}, "sample 0 holds an image of type str"),
         ({"checkpoint": "x.safetensors"}, r"give a name in \.pt"),
     ],

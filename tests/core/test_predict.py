@@ -161,6 +161,8 @@ def test_bad_inputs(opened, tmp_path, capsys):
     assert call("bad.png", "bad.mp4", "good.png", "--out", "two", "--skip-bad") == 0
     assert "skipped 2 bad files" in capsys.readouterr().err
     assert [r["file"] for r in table(tmp_path / "two")] == ["good.png"]
+    assert call("bad.png", "bad.mp4", "--out", "three", "--skip-bad") == 2
+    assert "none of the 2 files could be read" in capsys.readouterr().err
 
 
 def test_a_folder_with_something_in_it_is_left_alone(opened, tmp_path, capsys):
