@@ -69,6 +69,7 @@ class TeacherSettings(ModelSettings):
         None, description="weights (.safetensors or .pt) or a run folder; no training then"
     )
     epochs: int | None = Field(None, ge=1, description="None: as many as the student")
+    lr: float | None = Field(None, gt=0, description="None: optim.lr, as the student")
 
 
 class StudentSettings(ModelSettings):

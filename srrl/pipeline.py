@@ -13,7 +13,7 @@ from torch import nn
 
 from srrl import runs
 from srrl.checkpoint import load_weights, save_weights
-from srrl.config import RunSettings, dump
+from srrl.config import OptimSettings, RunSettings, dump
 from srrl.distillers import build_distiller, check_method
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
@@ -103,7 +103,8 @@ class Pipeline:
             if self.accelerator.is_main_process and not run.weights("teacher").is_file():
                 save_weights(run.weights("teacher"), model, phase="teacher")
             return model, {}
-        return model, self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs)
+        optim = cfg.optim.model_copy(update={"lr": cfg.teacher.lr or cfg.optim.lr})
+        return model, self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs, optim)
 
     def student(
         self, phase: str, method: str, data: Data, teacher: nn.Module | None
@@ -117,7 +118,14 @@ class Pipeline:
         return model, self.fit(phase, method, model, teacher, data, cfg.epochs)
 
     def fit(
-        self, phase: str, method: str, model: nn.Module, teacher: nn.Module | None, data: Data, epochs: int
+        self,
+        phase: str,
+        method: str,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        data: Data,
+        epochs: int,
+        optim: OptimSettings | None = None,
     ) -> dict[str, Any]:
         """Trains one network and leaves the weights that validation chose in it."""
         cfg, task, run = self.cfg, self.task, self.run_folder
@@ -126,7 +134,7 @@ class Pipeline:
             epochs=epochs,
             batch_size=cfg.batch_size,
             seed=cfg.seed,
-            optim=cfg.optim,
+            optim=optim or cfg.optim,
             metric=task.metric,
             higher=task.higher,
             workers=cfg.data.workers,
