@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,22 @@ class FaceDataset(Dataset):
         picture = decode_image(data, record.image)
         check_points(record, picture.shape)
         return picture
+
+    def around(self, points: np.ndarray) -> FaceDataset:
+        """The same faces, cropped around (N, K, 2) predicted points instead; a face whose points coincide keeps its crop."""
+        other = copy.copy(self)
+        other.box, other.records = "given", []
+        for index, (record, found) in enumerate(zip(self.records, points, strict=True)):
+            low, high = found.min(axis=0), found.max(axis=0)
+            if (high > low).any():
+                rect = (*low.tolist(), *high.tolist())
+            else:
+                crop = self.crop(index)
+                half = crop.side / self.scale / 2
+                (x, y) = crop.center
+                rect = (x - half, y - half, x + half, y + half)
+            other.records.append(replace(record, rect=rect))
+        return other
 
     def mean_shape(self) -> np.ndarray:
         """(K, 2) float64: the mean of the landmarks in the crops without augmentation; NaN where never labelled."""

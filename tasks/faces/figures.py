@@ -14,7 +14,7 @@ from srrl.task import Data
 from . import metrics
 from .dataset import FaceDataset
 from .draw import REGION_COLOURS, draw_points
-from .predict import make_codec, predict_dataset
+from .predict import predict_faces
 from .settings import FacesSettings
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def report_figures(
     """ced.png, contact.png and regions.png of the test set into ``folder``; (file name, caption) of each."""
     dataset: FaceDataset = data.test
     names = [n for n in ORDER if n in models] + [n for n in models if n not in ORDER]
-    found = {
-        n: predict_dataset(
-            models[n], dataset, make_codec(cfg, models[n]), dataset.scheme, flip_test=cfg.flip_test
-        )
-        for n in names
-    }
+    found = {n: predict_faces(models[n], dataset, cfg) for n in names}
     errors = {n: face_errors(p, dataset, cfg.normaliser) for n, p in found.items()}
     unit = f"NME ({cfg.normaliser or dataset.scheme.default_normaliser})"
     leading = "student" if "student" in models else names[0]

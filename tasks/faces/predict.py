@@ -12,7 +12,6 @@ from srrl.model import to_unit
 from .codec import HeatmapCodec
 from .dataset import FaceDataset
 from .models import heatmap_size
-from .schemes import Scheme
 from .settings import FacesSettings
 
 
@@ -34,12 +33,23 @@ def heatmaps(model: nn.Module, image: Tensor, flip_order: np.ndarray | None = No
     return (out + mirrored) / 2
 
 
+def predict_faces(model: nn.Module, dataset: FaceDataset, cfg: FacesSettings) -> np.ndarray:
+    """(N, K, 2) float64 landmarks in image pixels as the settings want them: mirrored average, passes after a detector."""
+    codec = make_codec(cfg, model)
+    found = predict_dataset(model, dataset, codec, flip_test=cfg.flip_test)
+    if cfg.data.box == "detector":
+        for _ in range(cfg.detector_passes - 1):
+            found = predict_dataset(model, dataset.around(found), codec, flip_test=cfg.flip_test)
+    return found
+
+
 def predict_dataset(
-    model: nn.Module, dataset: FaceDataset, codec: HeatmapCodec, scheme: Scheme, *, flip_test: bool = False
+    model: nn.Module, dataset: FaceDataset, codec: HeatmapCodec, *, flip_test: bool = False
 ) -> np.ndarray:
     """(N, K, 2) float64 landmarks in image pixels, in the data set's order; the model is put back in its mode."""
     device, was = next(model.parameters()).device, model.training
     model.eval()
+    scheme = dataset.scheme
     found = np.empty((len(dataset), scheme.n_points, 2))
     try:
         for batch in eval_loader(dataset):

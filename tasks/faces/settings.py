@@ -60,6 +60,12 @@ class FacesSettings(RunSettings):
     cut: Literal["deep", "shallow"] = Field(
         "deep", description="where features end: the backbone's map, or before the last convolution"
     )
+    detector_passes: int = Field(
+        2,
+        ge=1,
+        le=4,
+        description="predictions of a face that the detector found: each later crop is made around the points before",
+    )
     flip_test: bool = Field(False, description="average with the mirrored picture at evaluation")
     normaliser: str | None = Field(None, description="of the NME; None: inter-ocular, or the scheme's own")
     optim: OptimSettings = OptimSettings(lr=4e-3, weight_decay=0.05, warmup=0.5, ema=0.99)

@@ -86,12 +86,9 @@ class FacesTask(Task):
     def evaluate(
         self, model: nn.Module, dataset: FaceDataset, cfg: FacesSettings, *, full: bool = False
     ) -> dict[str, Any]:
-        from .predict import make_codec, predict_dataset
+        from .predict import predict_faces
 
-        found = predict_dataset(
-            model, dataset, make_codec(cfg, model), dataset.scheme, flip_test=cfg.flip_test
-        )
-        result = score(found, dataset, cfg)
+        result = score(predict_faces(model, dataset, cfg), dataset, cfg)
         return result if full else {"nme": result["nme"], "fr@0.10": result["fr@0.10"]}
 
     def reference(self, data: Data, cfg: FacesSettings) -> dict[str, float]:

@@ -55,6 +55,21 @@ def dot_centre(image, channel):
     return torch.stack([(weight.sum(0) * grid).sum(), (weight.sum(1) * grid).sum()]) / weight.sum()
 
 
+def test_crops_around_predicted_points_by_hand():
+    records = faces()[:2]
+    data = FaceDataset(records, SCHEME, 64, scale=1.25)
+    found = np.zeros((2, 68, 2))
+    found[0, :] = [80.0, 90.0]
+    found[0, 3] = [120.0, 110.0]  # a box of 40 x 20 around (100, 100)
+    found[1, :] = [50.0, 60.0]  # no box at all
+    around = data.around(found)
+    assert (around.crop(0).center, around.crop(0).side) == ((100.0, 100.0), 50.0)
+    assert around.crop(1).center == pytest.approx(data.crop(1).center)
+    assert around.crop(1).side == pytest.approx(data.crop(1).side)
+    assert np.array_equal(around.records[0].points, records[0].points, equal_nan=True)
+    assert data.box == "landmark" and data.records[0] is records[0]  # the first data set is untouched
+
+
 def test_plain_sample_by_hand():
     points = landmarks(np.array([120.0, 110.0]), 100.0)
     data = FaceDataset([FaceRecord("a", points, pixels=lambda: picture(points))], SCHEME, 100)

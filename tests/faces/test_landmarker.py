@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from srrl_tasks.faces.crop import Crop
 from srrl_tasks.faces.draw import CONTOURS, REGION_COLOURS, draw_points
 from srrl_tasks.faces.landmarker import Landmarker
 from srrl_tasks.faces.schemes import SCHEMES
@@ -85,6 +86,30 @@ def test_many_faces_keep_their_order():
         assert [f.rect for f in faces] == places
     for face in faces[:12]:
         check(face)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_a_face_from_the_detector_is_cropped_again_around_its_points(passes):
+    net, seen = landmarker(detector_passes=passes), []
+    net.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    found = (60, 35, 170, 140)  # off the dots' own box by a third
+    net.__dict__["detector"] = type("Found", (), {"detect": lambda self, image: [found]})()
+    (face,) = net(dots())
+    assert len(seen) == passes and face.rect == found
+    check(face, tolerance=0.3)
+    if passes == 2:
+        # the box of the two dots is 34.9 pixels wide and high: a crop of 1.25 times that around their middle
+        expected = Crop((100.85, 79.15), 34.9 * 1.25, 128).warp(dots())
+        assert np.abs(seen[1][0].permute(1, 2, 0).numpy() * 255 - expected).mean() < 2
+    net(dots(), box=(50, 30, 150, 130))
+    assert len(seen) == passes + 1  # a box that is given is taken as it is
+
+
+def test_points_that_coincide_give_no_second_crop():
+    net = landmarker()
+    net.__dict__["detector"] = type("Found", (), {"detect": lambda self, image: [(60, 35, 170, 140)]})()
+    (face,) = net(np.zeros((150, 200, 3), np.uint8))
+    assert np.isfinite(face.points).all()
 
 
 def test_no_face_is_an_empty_list():
