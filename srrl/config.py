@@ -243,10 +243,9 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
             owner = _section(field.annotation) if field else None
         known = list(owner.model_fields) if owner else []
         close = difflib.get_close_matches(path[-1], known, 1)
+        near = [".".join([*path[:-1], c]) for c in close] or _elsewhere(schema, path[-1])
         hint = (
-            f"did you mean {'.'.join([*path[:-1], close[0]])!r}?"
-            if close
-            else f"known here: {', '.join(known)}"
+            f"did you mean {' or '.join(map(repr, near))}?" if near else f"known here: {', '.join(known)}"
         )
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
@@ -255,6 +254,17 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
     # a field of several types fails once for each
     messages = [e["msg"][:1].lower() + e["msg"][1:] for e in error.errors() if _key(schema, e["loc"]) == key]
     return f"{key}: {' or '.join(dict.fromkeys(messages))}{shown}"
+
+
+def _elsewhere(schema: type[BaseModel], name: str, prefix: str = "") -> list[str]:
+    """Dotted keys of the sections below ``schema`` that end in ``name``."""
+    found = []
+    for key, field in schema.model_fields.items():
+        inner = _section(field.annotation)
+        if inner is not None:
+            found += [f"{prefix}{key}.{name}"] if name in inner.model_fields else []
+            found += _elsewhere(inner, name, f"{prefix}{key}.")
+    return found
 
 
 def _key(schema: type[BaseModel], location: tuple[str | int, ...]) -> str:

@@ -66,14 +66,24 @@ def draw_curves(metrics: Path, out: Path, metric: str, unit: str) -> None:
     ):
         axis.set(title=title, xlabel="epoch")
         axis.set_yscale("log")
+        axis.set_yticks(log_ticks(*axis.get_ylim()))
+        axis.minorticks_off()
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].legend(frameon=False)
     save_figure(figure, out)
+
+
+def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Up to ``count`` round places, evenly spread on a logarithmic axis; matplotlib's own are few within a decade."""
+    ticks = []
+    for i in range(count):
+        value = low * (high / low) ** ((i + 0.5) / count)
+        ticks.append(float(f"{value:.1g}") if high / low > 5 else float(f"{value:.2g}"))
+    return sorted({t for t in ticks if low <= t <= high})
 
 
 def pyplot() -> Any:

@@ -153,6 +153,7 @@ def test_runs_do_not_share_their_settings():
     ("override", "said"),
     [
         ("epoch=3", "unknown key 'epoch': did you mean 'epochs'?"),
+        ("lr=3", "unknown key 'lr': did you mean 'optim.lr' or 'teacher.lr'?"),
         ("optim.lrr=3", "unknown key 'optim.lrr': did you mean 'optim.lr'?"),
         ("teacher.deep.siez=3", "unknown key 'teacher.deep.siez': did you mean 'teacher.deep.size'?"),
         ("optm.lr=3", "unknown key 'optm': did you mean 'optim'?"),
