@@ -244,9 +244,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         known = list(owner.model_fields) if owner else []
         close = difflib.get_close_matches(path[-1], known, 1)
         near = [".".join([*path[:-1], c]) for c in close] or _elsewhere(schema, path[-1])
-        hint = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else f"known here: {', '.join(known)}"
-        )
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
     shown = f" (got keys {', '.join(map(str, value))})" if isinstance(value, dict) else f" (got {value!r})"

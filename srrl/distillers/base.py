@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from srrl.errors import UserError
 from srrl.model import Frozen, to_unit, training_format
 
 Batch = dict[str, Tensor]
@@ -44,6 +45,18 @@ class Criterion(Protocol):
 
     def compare(self, output: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
         """L2 between a prediction and the teacher's under that weight, a scalar."""
+
+
+def head_of(name: str, model: nn.Module, features: Tensor) -> Tensor:
+    """``model.forward_head(features)``. Raises UserError where the head overwrites the map that is compared afterwards."""
+    before = features._version  # torch counts the writes to a tensor
+    output = model.forward_head(features)
+    if features._version != before:
+        raise UserError(
+            f"the {name}'s head writes into the map it is given, which is still needed: begin it with an operation that "
+            "does not, such as ReLU() instead of ReLU(inplace=True)"
+        )
+    return output
 
 
 class Distiller(nn.Module):
@@ -84,7 +97,7 @@ class Distiller(nn.Module):
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's last map and prediction for ``x``."""
         features = self.teacher.forward_features(x)
-        return features, self.teacher.forward_head(features)
+        return features, head_of("teacher", self.teacher, features)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         raise TypeError(f"{type(self).__name__} defines no forward")

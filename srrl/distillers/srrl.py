@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from srrl import losses
 from srrl.connector import Connector
-from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
+from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, head_of
 from srrl.distillers.kd import kd_term
 from srrl.errors import UserError
 
@@ -41,7 +41,7 @@ class SRRL(Distiller):
         s, x = self.settings, self.image(batch)
         teacher_features, target = self.teach(x)
         features = self.student.forward_features(x)
-        output = self.student.forward_head(features)
+        output = head_of("student", self.student, features)
         connected = self.connect(features, teacher_features)
 
         supervised = self.criterion.supervised(output, batch)

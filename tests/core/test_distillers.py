@@ -330,3 +330,19 @@ def test_negative_weights_and_misspelt_settings_are_refused():
     for bad in ({"alpha": -1.0}, {"sr_form": "l1"}, {"kd_temperature": 0.0}, {"alhpa": 1.0}):
         with pytest.raises(ValueError, match="validation error"):
             MethodSettings(**bad)
+
+
+@pytest.mark.parametrize("method", ["kd", "srrl"])
+def test_a_head_that_writes_into_its_map_is_refused(method):
+    def writing(seed):
+        model = tiny(6, seed=seed)
+        return Split(model.features, nn.Sequential(nn.ReLU(inplace=True), model.head))
+
+    batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.tensor([0, 1, 2, 0])}
+    pairs = {"teacher": (tiny(6), writing(1))} | (
+        {"student": (writing(2), tiny(6))} if method == "srrl" else {}
+    )
+    for name, (student, teacher) in pairs.items():
+        distiller = build_distiller(method, student, teacher, CrossEntropyCriterion(), MethodSettings())
+        with pytest.raises(UserError, match=f"the {name}'s head writes into the map"):
+            distiller(batch)
