@@ -74,6 +74,17 @@ class Expression:
 
 
 @lru_cache(maxsize=2)
+def _rows(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: row for row, name in enumerate(names)}
+
+
+@lru_cache(maxsize=2)
+def _crooked(names: tuple[str, ...]) -> list[int]:
+    """Rows of the asymmetries."""
+    return [row for row, name in enumerate(names) if name.startswith("asym/")]
+
+
+@lru_cache(maxsize=2)
 def _axes(names: tuple[str, ...]) -> dict[str, list[tuple[int, int]]]:
     """Shape axes: name → [(row of the negative target, row of the positive one) for each side]; −1 = none."""
     rows = {name: row for row, name in enumerate(names)}
@@ -117,7 +128,7 @@ def _age(rng: np.random.Generator) -> np.ndarray:
 
 def draw_person(rng: np.random.Generator, names: tuple[str, ...]) -> Person:
     """One identity over ancestries, genders, ages, build and face shape."""
-    rows = {name: row for row, name in enumerate(names)}
+    rows = _rows(names)
     weights = np.zeros(len(names))
     ancestry = rng.dirichlet([0.35, 0.35, 0.45])
     gender = float(np.clip(rng.beta(0.35, 0.35), 0.0, 1.0))
@@ -144,7 +155,7 @@ def draw_person(rng: np.random.Generator, names: tuple[str, ...]) -> Person:
             row = positive if one > 0 else negative
             if row >= 0:
                 weights[row] += abs(one)
-    crooked = [row for name, row in rows.items() if name.startswith("asym/")]
+    crooked = _crooked(names)
     weights[crooked] = np.maximum(0.0, rng.normal(0.0, 0.16, size=len(crooked)))
     return Person(weights, gender, float(age[3]), float(age[0] + age[1]), ancestry)
 
@@ -162,7 +173,7 @@ def _put(
 
 def draw_expression(rng: np.random.Generator, names: tuple[str, ...]) -> Expression:
     """Expression, lid opening and gaze."""
-    rows = {name: row for row, name in enumerate(names)}
+    rows = _rows(names)
     weights = np.zeros(len(names))
     name = str(rng.choice(list(EXPRESSIONS), p=_OFTEN / _OFTEN.sum()))
     strength = float(np.clip(rng.beta(2.6, 1.6), 0.15, 1.0))
@@ -199,9 +210,7 @@ def draw_expression(rng: np.random.Generator, names: tuple[str, ...]) -> Express
     ):  # fmt: skip
         if value > 0.0:
             _put(weights, rows, action, float(value) * (0.5 if closed else 1.0), rng)
-    for row in rows.values():
-        weights[row] = min(weights[row], 1.0)
-    return Expression(weights, name, bool(name in _STRONG and strength > 0.45))
+    return Expression(np.minimum(weights, 1.0), name, bool(name in _STRONG and strength > 0.45))
 
 
 def blend(vertices: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
