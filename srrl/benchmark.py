@@ -184,8 +184,14 @@ def _print_step(s: dict[str, float]) -> None:
     )
 
 
+EPILOG = """example: python -m srrl.benchmark runs/faces/001 --json speed.json
+
+Three things: latency of each network (batch 1, on one thread and on all; decoding of pictures and predictions is not in
+it), the SRRL training step against its floor (teacher forward + plain student step + the teacher head's forward and
+backward), and how long training waits for its data. Parts take turns, medians are given; leave the machine alone meanwhile."""
+
 COMMAND = Command(
-    "benchmark", "Measure the speed of the models and of the training step.", add_arguments, run
+    "benchmark", "Measure the speed of the models and of the training step.", add_arguments, run, EPILOG
 )
 
 if __name__ == "__main__":

@@ -94,7 +94,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("evaluate", "Score the models of a run.", add_arguments, run)
+EPILOG = """examples:
+  python -m srrl.evaluate runs/faces/001                             the run's own test split again
+  python -m srrl.evaluate runs/faces/001 --data photos/ --box detector --json photos.json
+  python -m srrl.evaluate runs/faces/001 --model student --flip-test
+
+Prints accuracy, size and latency of each model side by side; --json has the shape of the run's results.json. Data are
+cropped around the labelled landmarks (landmark), their own rectangles (given) or found faces (detector)."""
+
+COMMAND = Command("evaluate", "Score the models of a run.", add_arguments, run, EPILOG)
 
 if __name__ == "__main__":
     main_of(COMMAND)

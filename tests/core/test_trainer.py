@@ -462,6 +462,7 @@ def test_bf16_trains_close_to_fp32(kind):
     assert found["bf16"] != found["fp32"]  # it did compute in another precision
 
 
+@pytest.mark.timeout(600)  # the compiler takes most of it
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_step_is_the_same_training():
     found = {}
