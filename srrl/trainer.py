@@ -113,9 +113,9 @@ class Trainer:
 
         Raises Interrupted after a checkpoint where a signal asked for it, RunError on a non-finite loss.
         """
-        accelerator, phase = self.accelerator, self.phase
         from accelerate.data_loader import prepare_data_loader
 
+        accelerator, phase = self.accelerator, self.phase
         started = time.monotonic()
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])

@@ -1,24 +1,15 @@
-"""The training loop: exact resume after real signals, what a failure leaves behind, and arithmetic checked by hand.
-
-train_and_die.py runs the trainings that are ended from outside, each in a process of its own.
-"""
+"""The training loop: what a failure leaves behind, and arithmetic checked by hand."""
 
 import copy
 import csv
-import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from toys import Colours, HeatmapL2, spatial, tiny
-from train_and_die import BATCHES, CASES, EPOCHS
+from toys import Colours, tiny
 
 from srrl.api import CrossEntropyCriterion, accuracy
 from srrl.checkpoint import load_state
@@ -28,102 +19,7 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import RunError, UserError
 from srrl.runs import MetricsLog
-from srrl.trainer import Phase, Trainer, make_accelerator
-
-
-class Blobs(HeatmapL2):
-    """Heatmaps that say where the picture is bright."""
-
-    def supervised(self, output, batch):
-        target = torch.nn.functional.avg_pool2d(batch["image"], 2)[:, : output.shape[1]]
-        return (output.float() - target).square().mean()
-
-
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def deaths(tmp_path_factory):
-    """Folder of every case of train_and_die.py, and the exit statuses of its processes."""
-    root = tmp_path_factory.mktemp("deaths")
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, HERE / "train_and_die.py", root],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return root, json.loads(done.stdout), done.stderr
-
-
-def flat(value, key=""):
-    if isinstance(value, dict):
-        return {k: v for name, v in value.items() for k, v in flat(v, f"{key}/{name}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, v in enumerate(value) for k, v in flat(v, f"{key}/{i}").items()}
-    return {key: value}
-
-
-def reference_of(case):
-    prefix = case.split("-")[0]
-    return f"{prefix}-whole" if prefix in ("accumulate", "sgd") else "whole"
-
-
-CUT = [c for c, (_, moments) in CASES.items() if moments]
-
-
-@pytest.mark.parametrize("case", CUT)
-def test_a_training_that_was_cut_off_ends_bit_identical(deaths, case):
-    root, statuses, stderr = deaths
-    expected = [-s if s == 9 else 128 + s for s, *_ in CASES[case][1]]
-    assert statuses[case] == [*expected, 0], stderr
-    reference, resumed = root / reference_of(case), root / case
-    whole, cut = (flat(load_state(p / "student.pt")) for p in (reference, resumed))
-    assert whole.keys() == cut.keys()
-    for key, value in whole.items():
-        if key.endswith("seconds"):  # the one thing that may differ
-            continue
-        same = torch.equal(value, cut[key]) if isinstance(value, torch.Tensor) else value == cut[key]
-        assert same, key
-    for name in ("best.safetensors", "last.safetensors"):
-        a, b = load_file(reference / name), load_file(resumed / name)
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[k], b[k]) for k in a), name
-
-
-def test_the_comparison_covers_connector_buffers_average_and_optimiser(deaths):
-    state = load_state(deaths[0] / "whole" / "student.pt")
-    assert (state["epoch"], state["step"]) == (EPOCHS, 0)
-    assert {"connector.conv.weight", "connector.bn.running_var", "student.features.1.running_mean"} <= set(
-        state["model"]
-    )
-    assert not any(k.startswith("teacher") for k in state["model"])
-    assert "features.1.running_mean" in state["average"]["module"]
-    assert state["average"]["count"] == EPOCHS * BATCHES
-    moments = next(iter(state["optimizer"]["state"].values()))
-    assert int(moments["step"]) == EPOCHS * BATCHES
-    # the cases test something: the training moves the weights, and dropout and the transforms are on
-    assert not torch.equal(
-        state["model"]["connector.conv.weight"],
-        load_state(deaths[0] / "sgd-whole/student.pt")["model"]["connector.conv.weight"],
-    )
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_metrics_go_on_under_one_header(deaths, case):
-    root = deaths[0]
-    rows = {}
-    for name in (case, reference_of(case)):
-        with open(root / name / "metrics.csv", newline="") as handle:
-            rows[name] = list(csv.DictReader(handle))
-    assert [(r["phase"], r["epoch"]) for r in rows[case]] == [("student", str(e + 1)) for e in range(EPOCHS)]
-    for mine, other in zip(rows[case], rows[reference_of(case)], strict=True):
-        assert mine.keys() == other.keys()
-        assert {"loss", "supervised", "fm", "sr", "lr", "val_top1"} <= mine.keys()
-        assert all(mine[k] == other[k] for k in mine if "second" not in k)
+from srrl.trainer import Phase, Trainer
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "srrl"])
@@ -424,56 +320,3 @@ def test_a_teacher_is_not_moved_by_training():
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     train("srrl", teacher=teacher, optim=OptimSettings(lr=0.1, weight_decay=0.5, warmup=0.0))
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
-
-
-def test_half_precision_without_a_gpu_is_refused():
-    if torch.cuda.is_available():
-        assert make_accelerator("fp16").mixed_precision == "fp16"
-    else:
-        with pytest.raises((RunError, UserError), match="precision=fp16 needs a GPU"):
-            make_accelerator("fp16")
-    assert make_accelerator("fp32").mixed_precision == "no"
-
-
-@pytest.mark.parametrize("kind", ["logits", "heatmaps"])
-def test_bf16_trains_close_to_fp32(kind):
-    found = {}
-    for precision in ("fp32", "bf16"):
-        if kind == "logits":
-            student, teacher, criterion = tiny(6, seed=1), tiny(8, seed=2), CrossEntropyCriterion()
-        else:
-            student, teacher, criterion = spatial(4, seed=1), spatial(6, seed=2), Blobs()
-        torch.manual_seed(3)
-        distiller = build_distiller("srrl", student, teacher, criterion, MethodSettings())
-        lines = []
-        phase = Phase("student", 3, 6, 0, OptimSettings(lr=0.01, warmup=0.0), workers=0)
-        trainer = Trainer(
-            distiller,
-            KeyedDataset(Colours(24)),
-            phase,
-            accelerator=make_accelerator(precision),
-            log=None,
-            say=lines.append,
-        )
-        trainer.fit()
-        assert all(p.dtype == torch.float32 for p in distiller.parameters())
-        found[precision] = [float(line.split("loss ")[1].split()[0]) for line in lines]
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.03)
-    assert found["bf16"] != found["fp32"]  # it did compute in another precision
-
-
-@pytest.mark.timeout(600)  # the compiler takes most of it
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_is_the_same_training():
-    found = {}
-    for compiled in (False, True):
-        torch.manual_seed(3)
-        distiller = build_distiller(
-            "srrl", tiny(4, seed=1), tiny(5, seed=2), CrossEntropyCriterion(), MethodSettings()
-        )
-        optim = OptimSettings(name="sgd", lr=0.05, warmup=0.0)
-        phase = Phase("student", 1, 6, 0, optim, workers=0, compile=compiled)
-        Trainer(distiller, KeyedDataset(Colours(18)), phase, say=lambda _: None).fit()
-        found[compiled] = distiller.trainable_state()
-    for key, value in found[False].items():
-        torch.testing.assert_close(found[True][key], value, rtol=1e-4, atol=1e-5)

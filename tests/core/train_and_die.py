@@ -1,6 +1,6 @@
 """Trains a toy phase again and again, each time in a process of its own that is ended at a chosen moment.
 
-Called by test_trainer.py as ``python train_and_die.py FOLDER``. torch is imported once; every training is a forked
+Called by test_resume.py as ``python train_and_die.py FOLDER``. torch is imported once; every training is a forked
 process that a real signal ends. Prints one JSON object: case → the exit statuses of its processes in order (negative
 for a signal, as in ``subprocess``). Each case leaves its files in ``FOLDER/<case>``.
 """
