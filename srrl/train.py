@@ -128,14 +128,20 @@ def _dry_run(task: Task, cfg: RunSettings) -> int:
 
     from srrl.interrupt import GracefulStop
     from srrl.pipeline import Pipeline
+    from srrl.processes import from_first, is_first
     from srrl.runs import RunFolder
 
     short: dict[str, Any] = {"epochs": 1, "baseline": cfg.baseline}
     cfg = cfg.model_copy(update=short)
     cfg.teacher.epochs = 1
-    with tempfile.TemporaryDirectory(prefix="srrl-dry-run-") as temporary, GracefulStop() as stop:
-        Pipeline(task, cfg, RunFolder(Path(temporary)), stop=stop, say=_say, batches=1).run()
-    print("dry run: every phase works")
+    folder = Path(from_first(lambda: tempfile.mkdtemp(prefix="srrl-dry-run-")))
+    try:
+        with GracefulStop() as stop:
+            Pipeline(task, cfg, RunFolder(folder), stop=stop, say=_say, batches=1).run()
+    finally:
+        if is_first():
+            shutil.rmtree(folder, ignore_errors=True)
+    _say("dry run: every phase works")
     return 0
 
 
