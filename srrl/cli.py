@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "train a teacher, a baseline and a distilled student",
     "evaluate": "score the models of a run",
     "predict": "predict on images, folders and videos",
-    "compare": "compare methods over seeds at the same budget",
+    "compare": "compare methods over seeds, for the same number of epochs",
     "benchmark": "measure the speed of the models and of the training step",
 }
 

@@ -26,9 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="settings on top of the config file"
     )
-    parser.add_argument("--task", metavar="NAME")
+    parser.add_argument("--task", metavar="NAME", help="what to train, as in train")
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
-    parser.add_argument("--methods", default="none,kd,srrl", help="comma-separated (default none,kd,srrl)")
+    parser.add_argument(
+        "--methods",
+        default="none,kd,srrl",
+        help="comma-separated: none (no teacher), kd (Hinton's distillation), srrl (default: all three)",
+    )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="where cells and tables go; may exist, to go on"
@@ -220,7 +224,9 @@ def draw_table(table: dict[str, Any], path: Path, unit: str) -> None:
     save_figure(figure, path)
 
 
-COMMAND = Command("compare", "Compare methods over seeds at the same budget.", add_arguments, run, EPILOG)
+COMMAND = Command(
+    "compare", "Compare methods over seeds, for the same number of epochs.", add_arguments, run, EPILOG
+)
 
 if __name__ == "__main__":
     main_of(COMMAND)

@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", metavar="F", help=f"format of --data: {', '.join(FORMATS)} (found by itself if left out)"
     )
     parser.add_argument(
-        "--box", choices=["landmark", "given", "detector"], help="what the crop is made from (faces)"
+        "--box",
+        choices=["landmark", "given", "detector"],
+        help="what the crop is made from (faces; default: as in the run)",
     )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored picture (faces)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here, in the shape of results.json")

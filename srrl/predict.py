@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="new or empty folder (default: the next number under predictions/)"
     )
-    parser.add_argument(
-        "--format", choices=["csv", "json"], default="csv", help="of the table of predictions"
-    )
+    parser.add_argument("--format", choices=["csv", "json"], default="csv", help="file type of the table")
     parser.add_argument("--no-overlay", action="store_true", help="only the table, no drawn copies")
     parser.add_argument("--recursive", action="store_true", help="folders with everything below them")
     parser.add_argument(

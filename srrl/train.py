@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from srrl.task import Task
 
 EPILOG = """examples:
-  python -m srrl.train --task faces                                  the embedded synthetic faces
+  python -m srrl.train --task faces                                  synthetic faces, made on first use
   python -m srrl.train --task faces -c configs/faces-pts.yaml data.train=photos/
   python -m srrl.train --task faces method=kd epochs=20 student.width=24
   python -m srrl.train --resume runs/faces/001
@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to train")
     what.add_argument("--task", metavar="NAME", help="faces, or a task that an installed plugin brings")
     what.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
-    what.add_argument("--quick", action="store_true", help="a short run that shows everything works")
+    what.add_argument(
+        "--quick",
+        action="store_true",
+        help="a short run that shows everything works; a config file and settings go on top",
+    )
     where = parser.add_argument_group("where")
     where.add_argument(
         "--run-dir", metavar="DIR", help="new run folder (default: the next number under runs/<task>/)"
