@@ -19,6 +19,7 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import Criterion, MethodSettings
 from srrl.errors import UserError
 from srrl.model import adapt, to_unit
+from srrl.processes import from_first
 from srrl.runs import RunFolder
 from srrl.task import Task, get_task
 from srrl.trainer import Phase, Trainer, make_accelerator
@@ -122,7 +123,8 @@ def distill(
         validate = lambda model: accuracy(model, held_out)  # noqa: E731 - a default of one line
     optim = optim or OptimSettings(lr=lr, weight_decay=0.05)
     with tempfile.TemporaryDirectory(prefix="srrl-") as temporary:
-        state = Path(checkpoint) if checkpoint else Path(temporary) / "student.pt"
+        own = from_first(lambda: str(Path(temporary) / "student.pt"))  # the first process writes, all read
+        state = Path(checkpoint or own)
         best = state.with_suffix(".safetensors")
         phase = Phase(
             "student",
@@ -136,16 +138,18 @@ def distill(
             checkpoint=state if checkpoint else None,
             best_weights=best,
         )
+        accelerator = make_accelerator(precision, optim.accumulate)
         Trainer(
             distiller,
             KeyedDataset(train, seed),
             phase,
-            accelerator=make_accelerator(precision, optim.accumulate),
+            accelerator=accelerator,
             validate=validate,
             stop=stop,
             say=say,
         ).fit()
         load_weights(student, best, "student")
+        accelerator.wait_for_everyone()  # before the first process removes its folder
     return student.eval()
 
 

@@ -114,7 +114,8 @@ def worker_count(setting: int | str) -> int:
     """``auto``: one helper process on a small CPU machine, up to eight beside a GPU."""
     if setting != "auto":
         return int(setting)
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 1
+    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(8, cores) if torch.cuda.is_available() else 1
 
 
 def train_loader(

@@ -40,7 +40,8 @@ class MovingAverage:
 
 
 def _pairs(average: nn.Module, model: nn.Module) -> tuple[tuple[list[Tensor], list[Tensor]], ...]:
-    both = list(zip(average.state_dict(keep_vars=True).values(), model.state_dict(keep_vars=True).values()))
+    names = zip(average.state_dict(keep_vars=True).values(), model.state_dict(keep_vars=True).values())
+    both = list({id(a): (a, b) for a, b in names}.values())  # tied weights stand there twice
     return tuple(
         ([a for a, _ in chosen], [b for _, b in chosen])  # themselves: DDP gives parameters new storage
         for chosen in (

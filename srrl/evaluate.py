@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from srrl.cli import Command, main_of
+from srrl.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     from srrl.report import side_by_side
     from srrl.runs import write_json
 
+    if args.format and not args.data:
+        raise UserError("--format says what --data is: give both")
     opened = open_run(args.run, None if args.model == "all" else args.model)
     changes: dict[str, Any] = {}
     if args.data:

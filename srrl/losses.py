@@ -121,12 +121,14 @@ def heatmap_l2(
     """Weighted squared error summed over the pixels of each heatmap, averaged over the labelled heatmaps.
 
     Args: prediction and target (N, K, h, w); ``weight`` of the same shape; ``mask`` (N, K) bool, False where a point
-    has no label. Returns 0 where nothing is labelled. Gradients reach the prediction alone, and only once.
+    has no label (its target must still be finite). Returns 0 where nothing is labelled. Gradients reach the prediction alone, and only once.
     """
     _same_shape(prediction, target, "heatmaps")
     difference = prediction.float() - target.detach().float()
+    weight = None if weight is None else weight.float()
     count: Tensor | float = float(prediction.shape[0] * prediction.shape[1])
     if mask is not None:
+        # a product, which vectorises where a fill by mask does not; hence no NaN, not even where nothing is labelled
         difference = difference * mask.to(difference.dtype)[:, :, None, None]
         count = mask.sum().clamp(min=1)
     return _WeightedSquares.apply(difference, weight, count)

@@ -238,7 +238,24 @@ def build_backbone(name: str, *, pretrained: bool = False) -> Backbone:
     for attribute in ("fc", "classifier", "head"):  # unused weights would be counted and saved
         if isinstance(getattr(adapter.model, attribute, None), nn.Module):
             setattr(adapter.model, attribute, nn.Identity())
+    _drop_unused(adapter)
     return Backbone(adapter)
+
+
+def _drop_unused(adapter: Adapter) -> None:
+    """Replaces modules whose weights the last map does not depend on (MobileNetV3 keeps a ``conv_head`` for its classifier).
+
+    They would be counted and saved, and several processes would wait for gradients that never come.
+    """
+    named = dict(adapter.model.named_parameters())
+    side = getattr(adapter, "probe_size", 64)
+    with _probing(adapter) as device, torch.enable_grad():
+        map_ = adapter.forward_features(torch.rand(1, 3, side, side, device=device))
+        gradients = torch.autograd.grad(map_.sum(), list(named.values()), allow_unused=True)
+    used = {name.rpartition(".")[0] for name, g in zip(named, gradients) if g is not None}
+    for owner in {name.rpartition(".")[0] for name in named} - used - {""}:
+        if not list(adapter.model.get_submodule(owner).children()):
+            adapter.model.set_submodule(owner, nn.Identity())
 
 
 def adapt(model: nn.Module) -> nn.Module:

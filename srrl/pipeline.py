@@ -17,6 +17,7 @@ from srrl.config import OptimSettings, RunSettings, dump
 from srrl.distillers import build_distiller, check_method
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
+from srrl.processes import first_then_all
 from srrl.runs import MetricsLog, RunFolder
 from srrl.task import Data, Task
 from srrl.trainer import Phase, Trainer, make_accelerator
@@ -79,8 +80,8 @@ class Pipeline:
             runs.write_text(run.config, dump(cfg))
             if not (run.path / "environment.json").is_file():
                 runs.write_json(run.path / "environment.json", runs.environment())
-        with self.timed("data"), self.accelerator.main_process_first():  # it may have to make them
-            data = self.task.prepare(cfg, self.say)
+        with self.timed("data"):
+            data = first_then_all(lambda: self.task.prepare(cfg, self.say))
         if first:
             runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
         return data

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from srrl.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -24,26 +26,42 @@ def is_first() -> bool:
 
 def state() -> PartialState:
     """Accelerate's state, connected to the other processes: over gloo where there is no GPU."""
+    from datetime import timedelta
+
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=True) if world_size() > 1 and not torch.cuda.is_available() else PartialState()
+    if world_size() == 1:
+        return PartialState()
+    # the others may have to wait while the first one makes the data
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
 def from_first(make: Callable[[], str]) -> str:
-    """What ``make`` gives in the first process, in every process. A UserError there is raised in all."""
+    """What ``make`` gives in the first process, in every process. What it raises there ends all, as a UserError in the others."""
     if world_size() == 1:
         return make()
     from accelerate.utils import broadcast_object_list
 
     state()
     answer: list[str | None] = [None, None]  # result, error
-    if is_first():
-        try:
+    try:
+        if is_first():
             answer[0] = make()
-        except UserError as error:
-            answer[1] = str(error)
-    broadcast_object_list(answer)
+    except Exception as error:
+        answer[1] = str(error) or type(error).__name__
+        raise
+    finally:
+        broadcast_object_list(answer)
     if answer[1] is not None:
         raise UserError(answer[1])
     return str(answer[0])
+
+
+def first_then_all(make: Callable[[], T]) -> T:
+    """``make()`` in the first process, then in the others, which find what it left on the disk."""
+    if world_size() == 1:
+        return make()
+    made: list[T] = []
+    from_first(lambda: made.append(make()) or "")
+    return made[0] if is_first() else make()

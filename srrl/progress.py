@@ -20,7 +20,8 @@ class EpochProgress:
     def update(self, sums: dict[str, float]) -> None:
         """One batch further; ``sums`` are the epoch's running sums."""
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{float(sums['loss']) / sums['batches']:.4g}", refresh=False)
+            if isinstance(sums["loss"], float):  # on a GPU only after a look at the device
+                self.bar.set_postfix(loss=f"{sums['loss'] / sums['batches']:.4g}", refresh=False)
             self.bar.update()
 
     def __enter__(self) -> EpochProgress:

@@ -111,16 +111,19 @@ def _resume(args: argparse.Namespace) -> int:
 def _train(task: Task, cfg: RunSettings, folder: RunFolder) -> int:
     from srrl.interrupt import GracefulStop, Interrupted
     from srrl.pipeline import Pipeline
+    from srrl.processes import is_first, world_size
 
     with GracefulStop() as stop:
         try:
             _header(cfg, folder)
             Pipeline(task, cfg, folder, stop=stop, say=_say).run()
         except Interrupted:
-            print(
-                f"\ninterrupted; go on with: python -m srrl.train --resume {shlex.quote(str(folder.path))}",
-                file=sys.stderr,
-            )
+            if is_first():
+                start = f"torchrun --nproc-per-node {world_size()} -m" if world_size() > 1 else "python -m"
+                print(
+                    f"\ninterrupted; go on with: {start} srrl.train --resume {shlex.quote(str(folder.path))}",
+                    file=sys.stderr,
+                )
             raise
     return 0
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from srrl.runs import MetricsLog
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU, where each look waits for the device
-STOP_EVERY = 10  # steps between two agreements of several processes on whether a signal asked for the end
+STOP_EVERY = 10  # updates between two agreements of several processes on whether a signal asked for the end
 CHECKPOINT_SECONDS = 600.0  # a long epoch is also saved in its middle
 
 
@@ -139,7 +139,7 @@ class Trainer:
         )
 
         with self.stop.deferred():
-            while self.epoch < phase.epochs and not self.stopping():
+            while not self.stopping() and self.epoch < phase.epochs:
                 self.train_epoch(model, loader)
                 if self.step >= self.batches.total:
                     self.finish_epoch()
@@ -188,7 +188,8 @@ class Trainer:
 
     def stopping(self) -> bool:
         """Whether a signal asked for the end: of any process, so that all of them stop after the same step."""
-        if self.accelerator.num_processes > 1 and self.step % STOP_EVERY == 0:
+        updates = self.step // self.phase.optim.accumulate
+        if self.accelerator.num_processes > 1 and updates % STOP_EVERY == 0:
             flag = torch.tensor([self.stop.requested or 0], device=self.accelerator.device)
             signum = int(self.accelerator.gather(flag).max())
             self.agreed = signum or None
@@ -286,6 +287,7 @@ class Trainer:
             self.phase.checkpoint,
             {
                 "phase": self.phase.name,
+                "world": self.accelerator.num_processes,
                 "epoch": self.epoch,
                 "step": self.step,
                 "sums": self.sums,
@@ -321,13 +323,21 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """A checkpoint's content into models, optimiser, averages, generators and counters."""
+        world = state["world"]
+        if state["step"] and world != self.accelerator.num_processes:
+            raise UserError(
+                f"{self.phase.checkpoint} was saved in the middle of an epoch by {world} process{'es' * (world > 1)}, now "
+                f"there {'are' if self.accelerator.num_processes > 1 else 'is'} {self.accelerator.num_processes}: go on with "
+                f"as many (torchrun --nproc-per-node {world} …)"
+            )
         self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
         self.best, self.last = state["best"], state["last"]
         self.distiller.load_trainable_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            for device, rng in enumerate(state["cuda_rng"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(rng, device)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:

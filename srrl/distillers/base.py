@@ -97,6 +97,8 @@ class Distiller(nn.Module):
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's last map and prediction for ``x``."""
         features = self.teacher.forward_features(x)
+        if features.is_inference():  # made under inference_mode: autograd takes a copy only
+            features = features.clone()
         return features, head_of("teacher", self.teacher, features)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from srrl import losses
@@ -24,7 +25,8 @@ class KD(Distiller):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)
-        _, target = self.teach(x)
+        with torch.no_grad():
+            target = self.teacher(x)
         output = self.student(x)
         supervised = self.criterion.supervised(output, batch)
         kd = kd_term(output, target, self.criterion.weight(target), self.criterion, self.settings)

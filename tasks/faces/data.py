@@ -50,7 +50,7 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
         sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
     details = {
         "n_points": scheme.n_points,
-        "split": _split_name(cfg, splits, evaluation),
+        "split": _split_name(cfg, evaluation) if name != "synthetic" else "test",
         "faces": {k: len(v) for k, v in sets.items()},
         "label": "synthetic faces" if name == "synthetic" else "photographs",
     }
@@ -66,12 +66,13 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     )
 
 
-def _split_name(cfg: FacesSettings, splits: dict[str, Records], evaluation: bool) -> str:
+def _split_name(cfg: FacesSettings, evaluation: bool) -> str:
     """What the reported figures are of: test, val where there is no other, or all of what was given to evaluate."""
     d = cfg.data
-    if evaluation and d.test and not d.train:
+    if evaluation and not d.train:
         return (OWN_SPLITS.get(d.format or detect(d.test)) if Path(d.test).is_dir() else None) or "all"
-    return "val" if splits.get("val") is splits["test"] else "test"
+    own = (d.format or detect(d.train)) in OWN_SPLITS and Path(d.train).is_dir()
+    return "test" if d.test or own or (Path(d.train) / "test").is_dir() else "val"
 
 
 def protocol(box: str) -> str:
@@ -87,6 +88,10 @@ def build_dataset(cfg: FacesSettings, records: Records, scheme: Scheme, *, train
         from .detect import detected_records
 
         records = detected_records(records)
+        if all(r.undetected for r in records):
+            raise UserError(
+                f"the detector finds none of {len(records)} faces: use data.box=landmark or given, or other pictures"
+            )
     augment = Augment(cfg.augment) if train and cfg.augment.enabled else None
     return FaceDataset(
         records, scheme, cfg.image_size, box=box, scale=d.scale, augment=augment, seed=cfg.seed

@@ -28,7 +28,7 @@ class Face:
     """One face that was found.
 
     points: (K, 2) float64 x y in pixels of the picture as displayed, centres at integers.
-    rect: (xmin, ymin, xmax, ymax), what the crop was made around.
+    rect: (xmin, ymin, xmax, ymax), the detector's or the given box.
     score: mean of ``scores``. scores: (K,) float64, the height of each point's heatmap peak, about 0 to 1.
     """
 
@@ -83,7 +83,7 @@ class Landmarker:
 
     def _around(self, face: Face, crop: Crop) -> Crop:
         """The crop around predicted points, or the one they came from where they all coincide."""
-        if not np.ptp(face.points, axis=0).any():
+        if not (np.ptp(face.points, axis=0) > 0).any():
             return crop
         return Crop.around_points(face.points, self.cfg.image_size, self.cfg.data.scale)
 

@@ -162,8 +162,8 @@ class HeatmapNet(nn.Module):
 
 def heatmap_size(model: nn.Module, input_size: int) -> int:
     """Side of the heatmaps that ``model`` gives for square images of ``input_size`` pixels."""
-    was = model.training
+    was, device = model.training, next(model.parameters()).device
     with torch.no_grad():
-        side = model.eval()(torch.zeros(1, 3, input_size, input_size)).shape[-1]
+        side = model.eval()(torch.zeros(1, 3, input_size, input_size, device=device)).shape[-1]
     model.train(was)
     return side

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,20 @@ def test_evaluate_gives_the_same_figures(finished, tmp_path):
     )
     assert again["student"]["nme"] == pytest.approx(before["student"]["nme"], rel=1e-6)
     assert "teacher" not in again
+
+
+def test_evaluate_names_the_validation_split_where_there_was_no_other(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    config = copy / "config.yaml"
+    lines = [
+        "  test: null" if line.startswith("  test:") else line for line in config.read_text().splitlines()
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    assert "split val (" in call("evaluate", copy, "--model", "student")[1]
+    photos = next(line.split(": ")[1] for line in lines if line.startswith("  train:"))
+    assert "split all (" in call("evaluate", copy, "--model", "student", "--data", photos)[1]
+    assert call("evaluate", copy, "--format", "ibug")[0] == 2
 
 
 def same_weights(a, b):

@@ -333,16 +333,31 @@ def test_negative_weights_and_misspelt_settings_are_refused():
 
 
 @pytest.mark.parametrize("method", ["kd", "srrl"])
-def test_a_head_that_writes_into_its_map_is_refused(method):
+def test_a_head_that_writes_into_its_map_is_refused_where_the_map_is_needed(method):
     def writing(seed):
         model = tiny(6, seed=seed)
         return Split(model.features, nn.Sequential(nn.ReLU(inplace=True), model.head))
 
     batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.tensor([0, 1, 2, 0])}
-    pairs = {"teacher": (tiny(6), writing(1))} | (
-        {"student": (writing(2), tiny(6))} if method == "srrl" else {}
-    )
+    if method == "kd":  # it throws the map away
+        build_distiller(method, tiny(6), writing(1), CrossEntropyCriterion(), MethodSettings())(batch)
+        return
+    pairs = {"teacher": (tiny(6), writing(1)), "student": (writing(2), tiny(6))}
     for name, (student, teacher) in pairs.items():
         distiller = build_distiller(method, student, teacher, CrossEntropyCriterion(), MethodSettings())
         with pytest.raises(UserError, match=f"the {name}'s head writes into the map"):
             distiller(batch)
+
+
+def test_a_teacher_under_inference_mode_teaches():
+    class Shy(Split):
+        @torch.inference_mode()
+        def forward_features(self, x):
+            return super().forward_features(x)
+
+    model = tiny(6, seed=1)
+    teacher = Shy(model.features, model.head, channels=6)
+    batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.tensor([0, 1, 2, 0])}
+    distiller = build_distiller("srrl", tiny(5), teacher, CrossEntropyCriterion(), MethodSettings())
+    distiller(batch)["loss"].backward()
+    assert distiller.connector.conv.weight.grad.abs().sum() > 0

@@ -274,6 +274,13 @@ def test_frozen_takes_no_gradient_and_stays_in_eval():
     assert frozen.feature_channels == 6
 
 
+def test_backbone_drops_what_its_map_does_not_depend_on():
+    backbone = build_backbone("timm/mobilenetv3_small_050")  # its conv_head belongs to the classifier
+    backbone(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    assert backbone.training and not any("conv_head" in n for n, _ in backbone.named_parameters())
+
+
 def test_backbone_has_no_head_and_its_owner_normalises():
     backbone = build_backbone("timm/test_resnet")
     assert isinstance(backbone, Backbone)

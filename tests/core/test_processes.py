@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 STEPS = SAMPLES // BATCH
 
 
-def launch(script, *arguments, processes=2, cwd=None):
+def launch(script, *arguments, processes=2, cwd=None, extra=None):
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [
         sys.executable,
@@ -34,7 +34,9 @@ def launch(script, *arguments, processes=2, cwd=None):
         capture_output=True,
         text=True,
         timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+        | (extra or {}),
         cwd=cwd,
         check=False,
     )
@@ -99,6 +101,46 @@ def test_parts_of_a_step_are_disjoint_and_together_the_step_of_one_process():
     resumed = EpochBatches(50, 4, seed=3, rank=1, world=2)
     resumed.start = 2
     assert list(resumed) == second[2:]
+
+
+def test_another_number_of_processes_cannot_go_on_in_the_middle_of_an_epoch(folders, tmp_path):
+    state = load_state(folders[0] / "two" / "student.pt")
+    assert state["world"] == 2
+    torch.save({**state, "step": 3}, tmp_path / "student.pt")
+    with pytest.raises(
+        UserError, match="middle of an epoch by 2 processes, now there is 1.*--nproc-per-node 2"
+    ):
+        trainer_of(tmp_path, BATCH).fit()
+    torch.save({**state, "step": 0}, tmp_path / "student.pt")
+    trainer_of(tmp_path, BATCH).fit()  # between epochs nothing depends on it
+
+
+DISTIL = """
+import os, sys, torch
+from toys import Colours, tiny
+import srrl
+found = srrl.distill(
+    tiny(6, seed=2), tiny(4, seed=1), Colours(24), Colours(9), epochs=2, batch_size=4, say=lambda _: None
+)
+torch.save(found.state_dict(), f"{sys.argv[1]}/{os.environ['RANK']}.pt")
+"""
+
+
+def test_distill_gives_every_process_the_best_weights(tmp_path):
+    (tmp_path / "script.py").write_text(DISTIL)
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    done = launch([tmp_path / "script.py"], tmp_path, extra={"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_what_fails_in_the_first_process_ends_all(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    done = launch(["-m", "srrl.train"], "--task", "faces", f"data.train={photos}", cwd=tmp_path)
+    assert done.returncode != 0 and "error:" in done.stderr
+    assert not list(tmp_path.glob("runs/faces/*"))
 
 
 def test_fewer_samples_than_processes():

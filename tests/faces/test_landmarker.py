@@ -7,6 +7,7 @@ from PIL import Image
 from srrl_tasks.faces.crop import Crop
 from srrl_tasks.faces.draw import CONTOURS, REGION_COLOURS, draw_points
 from srrl_tasks.faces.landmarker import Landmarker
+from srrl_tasks.faces.models import heatmap_size
 from srrl_tasks.faces.schemes import SCHEMES
 from srrl_tasks.faces.settings import FacesSettings
 
@@ -202,3 +203,9 @@ def test_load_from_a_run_folder(tmp_path):
     # a picture of 200 x 150 taken whole is seen through a square of 200 around its middle
     assert (face.points >= [-0.5, -25.5]).all() and (face.points <= [199.5, 174.5]).all()
     assert net.draw(dots(), [face]).shape == (150, 200, 3)
+
+
+def test_the_heatmaps_side_is_found_on_the_model_s_own_device():
+    with torch.device("meta"):  # stands in for a GPU: tensors of two devices do not mix
+        net = DotNet()
+    assert heatmap_size(net, 128) == 32
