@@ -30,9 +30,9 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     """The data sets of ``cfg``; only the test set where ``evaluation``. Raises UserError for anything unusable."""
     d = cfg.data
     if not (d.train or d.val or d.test):
-        splits, name = _synthetic_splits(cfg, say, evaluation), "synthetic"
+        splits, name, scored = _synthetic_splits(cfg, say, evaluation), "synthetic", "test"
     else:
-        splits, name = _read_splits(cfg, say, evaluation)
+        splits, name, scored = _read_splits(cfg, say, evaluation)
     scheme = scheme_for(len(splits["test"][0].points))
     if evaluation and scheme.n_points != cfg.data.n_points:
         raise UserError(
@@ -50,7 +50,7 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
         sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
     details = {
         "n_points": scheme.n_points,
-        "split": _split_name(cfg, evaluation) if name != "synthetic" else "test",
+        "split": scored,
         "faces": {k: len(v) for k, v in sets.items()},
         "label": "synthetic faces" if name == "synthetic" else "photographs",
     }
@@ -64,15 +64,6 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     return Data(
         sets.get("train"), sets.get("val"), sets["test"], name, protocol(d.box), cfg.image_size, details
     )
-
-
-def _split_name(cfg: FacesSettings, evaluation: bool) -> str:
-    """What the reported figures are of: test, val where there is no other, or all of what was given to evaluate."""
-    d = cfg.data
-    if evaluation and not d.train:
-        return (OWN_SPLITS.get(d.format or detect(d.test)) if Path(d.test).is_dir() else None) or "all"
-    own = (d.format or detect(d.train)) in OWN_SPLITS and Path(d.train).is_dir()
-    return "test" if d.test or own or (Path(d.train) / "test").is_dir() else "val"
 
 
 def protocol(box: str) -> str:
@@ -98,11 +89,11 @@ def build_dataset(cfg: FacesSettings, records: Records, scheme: Scheme, *, train
     )
 
 
-def read_for_evaluation(path: str, format: str | None, on_error: str) -> Records:
-    """Everything at ``path``, or its own test split where the format defines one."""
+def read_for_evaluation(path: str, format: str | None, on_error: str) -> tuple[Records, str]:
+    """Everything at ``path``, or its own test split where the format defines one; and which of the two (``all``)."""
     found = format or detect(path)
     split = OWN_SPLITS.get(found) if Path(path).is_dir() else None
-    return read(path, found, split, on_error=on_error)
+    return read(path, found, split, on_error=on_error), split or "all"
 
 
 def _synthetic_splits(cfg: FacesSettings, say: Callable[[str], None], evaluation: bool) -> dict[str, Records]:
@@ -124,10 +115,12 @@ def _synthetic_splits(cfg: FacesSettings, say: Callable[[str], None], evaluation
 
 def _read_splits(
     cfg: FacesSettings, say: Callable[[str], None], evaluation: bool
-) -> tuple[dict[str, Records], str]:
+) -> tuple[dict[str, Records], str, str]:
+    """The splits, the data set's name, and which split the reported figures are of: val where there is no test."""
     d = cfg.data
     if evaluation and not d.train:
-        return {"test": read_for_evaluation(d.test, d.format, d.on_error)}, _name(d.test)
+        records, split = read_for_evaluation(d.test, d.format, d.on_error)
+        return {"test": records}, _name(d.test), split
     if not d.train:
         raise UserError("data.train is missing: give the folder or file with the training faces")
     found = d.format or detect(d.train)
@@ -166,7 +159,8 @@ def _read_splits(
         raise UserError(
             "the splits have different numbers of points: " + ", ".join(f"{k} {n}" for k, n in counts.items())
         )
-    return {"test": splits["test"]} if evaluation else splits, _name(d.train)
+    scored = "val" if splits["test"] is splits["val"] else "test"
+    return {"test": splits["test"]} if evaluation else splits, _name(d.train), scored
 
 
 def cut_validation(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
