@@ -146,6 +146,14 @@ def test_bad_points_are_named(train, tmp_path, damage):
     refused(train("--task", "faces", f"data.train={folder}", *TINY), "face03.")
 
 
+def test_a_detector_that_finds_no_face(train, photos):
+    refused(
+        train("--task", "faces", f"data.train={photos}", "data.box=detector", *TINY),
+        "the detector finds none of",
+        "data.box=landmark",
+    )
+
+
 def test_rectangle_without_area(train, tmp_path):
     root = tmp_path / "wflw"
     write_face(root / "WFLW_images", "x", 0)

@@ -29,6 +29,7 @@ def arguments(tmp_path_factory):
         f"data.test={photos}",
         *TINY,
         "epochs=3",
+        "teacher.lr=0.001",
     ]
 
 
@@ -94,6 +95,15 @@ def test_run_folder_holds_what_the_contract_says(finished):
     assert [(r["phase"], r["epoch"]) for r in rows] == [
         (p, str(e)) for p in ("teacher", "baseline", "student") for e in (1, 2, 3)
     ]
+
+
+def test_the_teacher_has_its_own_rate(finished):
+    with open(finished[0] / "metrics.csv", newline="") as handle:
+        first = {r["phase"]: float(r["lr"]) for r in csv.DictReader(handle) if r["epoch"] == "1"}
+    assert first["student"] == first["baseline"] > 0
+    assert first["teacher"] == pytest.approx(
+        first["student"] / 4, rel=1e-4
+    )  # 0.001 against the default's 0.004
 
 
 def test_evaluate_gives_the_same_figures(finished, tmp_path):
