@@ -12,7 +12,7 @@ import warp as wp
 from . import assets as head_assets
 from . import hair, identity, labels, landmarks, paint, picture, props, raster, surface
 from .light import draw_look, wardrobe
-from .mesh import Builder
+from .mesh import Builder, compact
 from .pose import Pose, draw_pose, turn
 
 PIVOT = np.array([0.0, 6.35, 0.25])  # dm: the joint of the neck
@@ -54,6 +54,7 @@ class Generator:
         self.body = np.ascontiguousarray(self.assets.triangles[part != 5])
         self.material = np.ascontiguousarray(part[part != 5].astype(np.int32))
         self.skin = self.body[self.material == 0]
+        self.inner = {part: np.unique(self.body[self.material == part]) for part in (2, 3, 4)}
         self.basis = np.asarray(self.assets.basis)
         self.template = np.array(self.assets.vertices)
         self._settle_mouth()
@@ -89,7 +90,7 @@ class Generator:
         lips = (self.fields.lip > 0.0) & (self.fields.cavity < 0.5)
         ao[lips] = np.maximum(ao[lips], 0.45)
         for part, value in ((2, 0.55), (3, 0.35), (4, 0.7)):
-            ao[np.unique(self.body[self.material == part])] = value
+            ao[self.inner[part]] = value
         return ao
 
     def make(self, key: tuple[int, ...], pose: Pose | None = None, sensor=None) -> Face:
@@ -160,10 +161,10 @@ class Generator:
             nod=fields.nod,
         )
         if cloth.any():
-            used, local = np.unique(self.body[cloth], return_inverse=True)
+            used, local = compact(self.body[cloth], len(worn))
             weave = np.zeros((len(used), 4))
             weave[:, :2] = fields.shape[used, :2] * info["weave"]
-            scene.add(worn[used] + 0.05 * normals[used], local.reshape(-1, 3), surface.CLOTH, info["cloth"][used], aux=weave,
+            scene.add(worn[used] + 0.05 * normals[used], local, surface.CLOTH, info["cloth"][used], aux=weave,
                       template=self.place[used], ao=self.ao[used], nod=fields.nod[used])  # fmt: skip
         hat = rng.random() < 0.13
         if hat:

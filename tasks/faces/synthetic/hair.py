@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .mesh import Builder, grid
+from .mesh import Builder, compact, grid
 from .paint import HEAD_CENTRE, Fields, step
 from .surface import CLOTH, HAIR
 
@@ -128,8 +128,7 @@ def add_shell(builder: Builder, fields: Fields, vertices: np.ndarray, normals: n
     triangles = skin[(depth[skin] > -0.02).any(1) & (fields.shape[skin, 1].min(1) > 6.5)]
     if style.cover == 0.0 or not len(triangles):
         return
-    used, local = np.unique(triangles, return_inverse=True)
-    local = local.reshape(-1, 3)
+    used, local = compact(triangles, len(vertices))
     shape, here = fields.shape[used].astype(np.float64), vertices[used].astype(np.float64)
     radial = shape - HEAD_CENTRE
     radial /= np.linalg.norm(radial, axis=1, keepdims=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -107,6 +108,29 @@ def _axes(names: tuple[str, ...]) -> dict[str, list[tuple[int, int]]]:
     return dict(sorted(axes.items()))
 
 
+class _AxisTable(NamedTuple):
+    """`_axes` as arrays: the spread of each axis, and for each side of each axis its number, side and two rows."""
+
+    spread: np.ndarray
+    axis: np.ndarray
+    side: np.ndarray
+    paired: np.ndarray
+    negative: np.ndarray
+    positive: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def _axis_table(names: tuple[str, ...]) -> _AxisTable:
+    axes = _axes(names)
+    spread = np.array([_SPREAD.get(name.partition("/")[0], 0.3) for name in axes])
+    sides = [
+        (number, k % 2, len(pairs) > 1, *pair)
+        for number, pairs in enumerate(axes.values())
+        for k, pair in enumerate(pairs)
+    ]
+    return _AxisTable(spread, *np.array(sides).T)
+
+
 def _tent(value: float, anchors: int) -> np.ndarray:
     """Linear interpolation weights of a 0-1 value over equally spaced anchors."""
     at = np.clip(value, 0.0, 1.0) * (anchors - 1)
@@ -144,17 +168,14 @@ def draw_person(rng: np.random.Generator, names: tuple[str, ...]) -> Person:
                     key = f"universal-{gender_name}-{age_name}-{muscle_name}muscle-{weight_name}weight"
                     if key in rows:  # the all-average young adult is the base mesh itself
                         weights[rows[key]] += g * a * m * w
-    axes = _axes(names)
-    values = rng.normal(size=len(axes))
-    tilts = rng.normal(0.0, 0.06, size=(len(axes), 2))
+    axes = _axis_table(names)
+    values = rng.normal(size=len(axes.spread))
+    tilts = rng.normal(0.0, 0.06, size=(len(axes.spread), 2))
     young = 0.6 if age[0] + age[1] > 0.5 else 1.0
-    for value, tilt, (axis, sides) in zip(values.tolist(), tilts.tolist(), axes.items()):
-        value = min(0.9, max(-0.9, value * _SPREAD.get(axis.partition("/")[0], 0.3) * young))
-        for k, (negative, positive) in enumerate(sides):
-            one = value + (tilt[k % 2] if len(sides) > 1 else 0.0)
-            row = positive if one > 0 else negative
-            if row >= 0:
-                weights[row] += abs(one)
+    values = np.clip(values * axes.spread * young, -0.9, 0.9)
+    lean = values[axes.axis] + axes.paired * tilts[axes.axis, axes.side]
+    row = np.where(lean > 0, axes.positive, axes.negative)
+    np.add.at(weights, row[row >= 0], np.abs(lean[row >= 0]))
     crooked = _crooked(names)
     weights[crooked] = np.maximum(0.0, rng.normal(0.0, 0.16, size=len(crooked)))
     return Person(weights, gender, float(age[3]), float(age[0] + age[1]), ancestry)

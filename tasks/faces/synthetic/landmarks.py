@@ -105,6 +105,7 @@ class Caster:
         area = _cross(corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2])
         facing = area > 1e-9
         self.triangles, self.corners, self.area = triangles[facing], corners[facing], area[facing]
+        self.x, self.y = (np.ascontiguousarray(self.corners[..., d].T) for d in (0, 1))  # (3, T) each
         self.low, self.high = self.corners[..., :2].min(1), self.corners[..., :2].max(1)
 
     def within(self, x0: float, x1: float, y0: float, y1: float) -> Caster:
@@ -113,6 +114,7 @@ class Caster:
         keep = (self.low[:, 0] < x1) & (self.high[:, 0] > x0) & (self.low[:, 1] < y1) & (self.high[:, 1] > y0)
         for name in ("triangles", "corners", "area", "low", "high"):
             setattr(part, name, getattr(self, name)[keep])
+        part.x, part.y = self.x[:, keep], self.y[:, keep]
         return part
 
     def cast(self, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
@@ -122,16 +124,17 @@ class Caster:
 
     def cast_all(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertex numbers (N, 3) and weights (N, 3) at N frontal places; ValueError when one has no skin."""
-        p = np.asarray(places, np.float64)[:, None]
-        a, b, c = (self.corners[None, :, k, :2] - p for k in range(3))
-        weights = np.stack([_cross(b, c), _cross(c, a), _cross(a, b)], 2) / self.area[:, None]
-        inside = weights.min(2) > -1e-6
+        places = np.asarray(places, np.float64)
+        x, y = (places[:, d, None, None] - of for d, of in ((0, self.x), (1, self.y)))  # (N, 3, T)
+        # twice the area that each edge spans with the place, as a share of the triangle's
+        weights = (x[:, [1, 2, 0]] * y[:, [2, 0, 1]] - y[:, [1, 2, 0]] * x[:, [2, 0, 1]]) / self.area
+        inside = weights.min(1) > -1e-6
         if not inside.any(1).all():
-            x, y = p[int(np.flatnonzero(~inside.any(1))[0]), 0]
+            x, y = places[int(np.flatnonzero(~inside.any(1))[0])]
             raise ValueError(f"no skin at x={x:.3f} y={y:.3f} of the mean head")
-        depth = np.where(inside, (weights * self.corners[:, :, 2]).sum(2), -np.inf)
+        depth = np.where(inside, (weights * self.corners[:, :, 2].T).sum(1), -np.inf)
         best = depth.argmax(1)
-        return self.triangles[best], weights[np.arange(len(best)), best]
+        return self.triangles[best], weights[np.arange(len(best)), :, best]
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

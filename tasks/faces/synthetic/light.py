@@ -182,7 +182,7 @@ def wardrobe(generator, person, style, info: dict, rng: np.random.Generator) -> 
         (3, np.array([0.42, 0.13, 0.12])),
         (4, np.clip(style.colour * 0.35, 0.003, 0.08)),
     ):
-        colours[np.unique(body[generator.material == part])] = value
+        colours[generator.inner[part]] = value
     info["cloth"] = _clothe(fields, body, material, rng)
     return np.clip(colours, 0.002, 1.0).astype(np.float32), material
 

@@ -61,6 +61,16 @@ class Builder:
         )
 
 
+def compact(triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertex numbers that `triangles` (T, 3) use, ascending, and the triangles counted in those; `count`: of all vertices.
+
+    What np.unique gives, without sorting.
+    """
+    there = np.zeros(count, bool)
+    there[triangles] = True
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[triangles]
+
+
 def grid(rows: int, columns: int, closed: bool = False) -> np.ndarray:
     """Triangles of a rows × columns grid of vertices; `closed` joins the last column to the first."""
     wide = columns if closed else columns - 1

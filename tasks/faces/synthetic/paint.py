@@ -9,7 +9,7 @@ import numpy as np
 
 from . import landmarks
 from .assets import HeadAssets
-from .raster import SHADOW, Mesh, _light_matrix, normals_of, rasterise
+from .raster import SHADOW, Mesh, from_the_light, normals_of, rasterise
 
 HEAD_CENTRE = np.array([0.0, 7.45, 0.30])  # dm; azimuth and hairline are measured around it
 # Hairline height (dm) over the azimuth from the middle of the forehead (degrees).
@@ -151,7 +151,7 @@ def _openness(assets: HeadAssets, shape: np.ndarray, count: int = 64) -> np.ndar
         radius = np.sqrt(1.0 - height * height)
         direction = np.array([radius * np.cos(golden * k), height, radius * np.sin(golden * k)])
         cosine = np.maximum(0.0, normal @ direction)
-        matrix = _light_matrix(shape[head], direction)
+        _, matrix = from_the_light(mesh.points[head], direction)
         local = (shape + 0.03 * normal) @ matrix[:3, :3].T + matrix[:3, 3]
         depth, _ = rasterise(shape @ matrix[:3, :3].T + matrix[:3, 3], mesh, SHADOW, tile, casts_only=True)
         column, row = (np.clip(np.round(local[:, d]).astype(int), 0, SHADOW - 1) for d in (0, 1))

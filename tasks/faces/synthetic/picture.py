@@ -19,11 +19,14 @@ def noise_tile() -> np.ndarray:
     return rank.astype(np.float32)
 
 
+_MUTED, _VIVID = np.full(3, 16.0), np.full(3, 2.5)
+
+
 def _tone(rng: np.random.Generator) -> np.ndarray:
     """A background colour: mostly muted, sometimes vivid."""
     value = rng.beta(0.8, 1.3)
-    tint = rng.dirichlet([16.0] * 3 if rng.random() < 0.8 else [2.5] * 3) * 3.0
-    return np.clip(value * tint, 0.0, 1.0)
+    tint = rng.dirichlet(_MUTED if rng.random() < 0.8 else _VIVID) * 3.0
+    return np.minimum(value * tint, 1.0)
 
 
 def _clouds(size: int, rng: np.random.Generator, first: int = 2) -> np.ndarray:
@@ -142,11 +145,12 @@ def develop(linear: np.ndarray, face: np.ndarray, sensor: Sensor, rng: np.random
     light = linear[face].mean() if face.any() else linear.mean()
     image = linear * (sensor.target / max(float(light), 1e-4)) * sensor.cast.astype(np.float32)
     image = image / (1.0 + 0.35 * image)  # soft shoulder
-    image = np.clip(image * 1.12, 0.0, 1.0) ** (1.0 / (2.2 * sensor.gamma))
-    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
-    image = grey[..., None] + (0.0 if sensor.grey else sensor.saturation) * (image - grey[..., None])
-    image = 0.45 + (image - 0.45) * sensor.contrast
-    image = np.ascontiguousarray(image, np.float32)
+    image = cv2.pow(np.clip(image * np.float32(1.12), 0.0, 1.0), 1.0 / (2.2 * sensor.gamma))
+    # saturation about the grey of each pixel and contrast about 0.45 are one affine map of its colour
+    grey = np.tile([0.299, 0.587, 0.114], (3, 1))
+    keep = 0.0 if sensor.grey else sensor.saturation
+    mix = sensor.contrast * (keep * np.eye(3) + (1.0 - keep) * grey)
+    image = cv2.transform(image, np.column_stack([mix, np.full(3, 0.45 * (1.0 - sensor.contrast))]))
     size = image.shape[0]
     if sensor.sigma > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), sensor.sigma)
