@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Task
 
-EPILOG = """Every cell is a run folder OUT/<method>-seed<n>; a finished cell is never run again, an interrupted one is resumed.
+EPILOG = """Every cell is a run folder OUT/<method>-seed<n>; a finished cell is never run again, an interrupted one is resumed,
+and one that was made with other settings ends the command.
 The teacher is trained once, in OUT/teacher, unless teacher.checkpoint names one. All methods get the same epochs,
 data order, augmentation and initial weights a seed. Differences are paired by seed, with Student's t interval."""
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    _check_cells(out, cfg, methods, seeds)
     if cfg.teacher.checkpoint is None and methods != ["none"]:
         cfg.teacher.checkpoint = str(_teacher(task, cfg, out / "teacher"))
     write_text(out / "config.yaml", dump(cfg))
@@ -67,6 +69,33 @@ def run(args: argparse.Namespace) -> int:
     _write(table, finished, out, task)
     print((out / "table.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _check_cells(out: Path, cfg: RunSettings, methods: list[str], seeds: list[int]) -> None:
+    """UserError where OUT holds a teacher or a cell that these settings would not have made."""
+    from srrl.config import differences
+    from srrl.distillers import distiller_class
+    from srrl.distillers.base import MethodSettings
+
+    loss = set(MethodSettings.model_fields)
+    unread = {"method", "seed", "baseline", "threads", "data.workers"}  # named by the cell, or without effect
+    cells = {}
+    if cfg.teacher.checkpoint is None and methods != ["none"]:
+        cells[out / "teacher"] = unread | loss | {"student", "teacher.checkpoint"}
+        cells[out / "teacher"] |= {"epochs"} if cfg.teacher.epochs else set()
+    for method in methods:
+        skip = unread | loss - set(distiller_class(method).reads)
+        # the teacher's own settings are compared in its folder, and mean nothing to a method without one
+        skip |= {"teacher"} if cfg.teacher.checkpoint is None or method == "none" else set()
+        cells |= {out / f"{method}-seed{seed}": skip for seed in seeds}
+    for folder, skip in cells.items():
+        made = folder / "config.yaml"
+        keys = differences(made, cfg) if made.is_file() else []
+        keys = [k for k in keys if k not in skip and k.partition(".")[0] not in skip]
+        if keys:
+            raise UserError(
+                f"{folder} was made with other settings ({', '.join(keys)}): remove it, or name another --out"
+            )
 
 
 def _teacher(task: Task, cfg: RunSettings, folder: Path) -> Path:

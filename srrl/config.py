@@ -185,6 +185,24 @@ def dump(settings: BaseModel) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def differences(a: BaseModel | str | Path, b: BaseModel | str | Path) -> list[str]:
+    """Dotted keys in which two settings, or files of them, differ."""
+    one, two = (
+        _flat(yaml.load(dump(x), _PlainText) if isinstance(x, BaseModel) else read_yaml(x)) for x in (a, b)
+    )
+    return sorted(k for k in {*one, *two} if one.get(k) != two.get(k))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
 def _copy(values: Any) -> Any:
     return {k: _copy(v) for k, v in values.items()} if isinstance(values, dict) else values
 

@@ -30,12 +30,17 @@ def check_method(name: str) -> str:
     return name
 
 
+def distiller_class(method: str) -> type[Distiller]:
+    """The class of a method; UserError for an unknown name."""
+    module, name = METHODS[check_method(method)]
+    return getattr(import_module(module), name)
+
+
 def build_distiller(
     method: str, student: nn.Module, teacher: nn.Module | None, criterion: Criterion, settings: MethodSettings
 ) -> Distiller:
     """The distiller of that name around ``student`` (trainable) and ``teacher`` (frozen here; None for ``none``)."""
-    module, name = METHODS[check_method(method)]
-    cls = getattr(import_module(module), name)
+    cls = distiller_class(method)
     if cls.needs_teacher and teacher is None:
         raise UserError(f"method {method!r} needs a teacher: give one, or use method=none")
     return cls(student, teacher, criterion, settings)

@@ -68,6 +68,7 @@ class Distiller(nn.Module):
 
     needs_teacher = True
     parts: tuple[str, ...] = ("supervised",)
+    reads: tuple[str, ...] = ()  # the fields of MethodSettings that change what it learns
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module | None, criterion: Criterion, settings: MethodSettings

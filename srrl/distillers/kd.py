@@ -22,6 +22,7 @@ class KD(Distiller):
     """L = L_supervised + kd_weight · L_KD(student(x), teacher(x))."""
 
     parts = ("supervised", "kd")
+    reads = ("kd_weight", "kd_temperature")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)

@@ -23,6 +23,7 @@ class SRRL(Distiller):
     """
 
     parts = ("supervised", "fm", "sr", "kd")
+    reads = ("alpha", "beta", "sr_form", "added_kd", "kd_temperature", "connector_activation")
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: MethodSettings

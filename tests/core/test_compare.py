@@ -66,3 +66,66 @@ def test_bad_methods_and_seeds_end_with_two(arguments, word, tmp_path, capsys):
     args = parser.parse_args(["--task", "faces", "--out", str(tmp_path / "t"), *arguments])
     assert guarded(lambda: COMMAND.run(args)) == 2
     assert word in capsys.readouterr().err
+
+
+def ended_with(tmp_path, capsys, *arguments):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    args = parser.parse_args(["--task", "faces", "--out", str(tmp_path), *arguments])
+    status = guarded(lambda: COMMAND.run(args))
+    return status, capsys.readouterr().err
+
+
+@pytest.fixture
+def finished_cells(tmp_path):
+    """A folder in which compare finds a teacher and one cell of every method finished."""
+    from srrl.config import dump, resolve
+    from srrl.task import get_task
+
+    cfg = resolve(get_task("faces").settings, {})
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "config.yaml").write_text(dump(cfg))
+    (tmp_path / "teacher" / "finished").touch()
+    cfg.teacher.checkpoint = str(tmp_path / "teacher" / "weights" / "teacher.safetensors")
+    for value, method in enumerate(("none", "kd", "srrl"), 5):
+        folder = tmp_path / f"{method}-seed0"
+        folder.mkdir()
+        cfg.method = method
+        (folder / "config.yaml").write_text(dump(cfg))
+        (folder / "results.json").write_text(json.dumps(cell(float(value))))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "folder"),
+    [
+        ("alpha=7", "srrl-seed0"),
+        ("kd_weight=7", "kd-seed0"),
+        ("student.width=16", "none-seed0"),
+        ("data.val_fraction=0.2", "teacher"),
+        ("teacher.width=24", "teacher"),
+    ],
+)
+def test_a_cell_made_with_other_settings_is_not_passed_off_as_this_one(
+    change, folder, finished_cells, capsys
+):
+    status, message = ended_with(finished_cells, capsys, "--seeds", "0", change)
+    assert status == 2
+    assert f"{finished_cells / folder} was made with other settings ({change.partition('=')[0]})" in message
+
+
+@pytest.mark.parametrize(
+    ("methods", "change"),
+    [
+        ("none,kd,srrl", "threads=1"),
+        ("none,kd", "alpha=7"),
+        ("none,srrl", "kd_weight=7"),
+        ("none", "teacher.width=24"),
+    ],
+)
+def test_settings_that_a_cell_does_not_read_leave_it_finished(methods, change, finished_cells, capsys):
+    assert ended_with(finished_cells, capsys, "--seeds", "0", "--methods", methods, change)[0] == 0
+    table = json.loads((finished_cells / "table.json").read_text())
+    assert set(table["methods"]) == set(methods.split(","))

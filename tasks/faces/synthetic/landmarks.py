@@ -30,7 +30,7 @@ LOWER_LIP = ((0.0, 6.566), (0.061, 6.569), (0.125, 6.583), (0.172, 6.604), (0.20
 # Inner lip rims as vertex numbers of the base mesh, from the middle to the corner.
 UPPER_RIM = (520, 7267, 7268, 7261, 7262, 11962, 7263, 7181, 7190, 10402)
 LOWER_RIM = (523, 7264, 7236, 7230, 7198, 7203, 10402)
-NOSE_MIDDLE = ((0.0, 7.335), (0.0, 7.215), (0.0, 7.100), (0.0, 6.985))
+NOSE_MIDDLE = ((0.0, 7.335), (0.0, 7.215), (0.0, 7.110), (0.0, 7.025))
 NOSE_BASE = ((0.138, 6.930), (0.070, 6.917), (0.0, 6.893))
 # How far inside the silhouette (dm) each of the 17 paths starts: before the ear rather than at it, where annotators
 # put the near side of a turned face, and so that the starts run smoothly in depth.
@@ -43,10 +43,10 @@ BROW_EDGE = 0.86  # where the painted brow ends, in half thicknesses
 class Brow:
     """Painted brow in frontal template coordinates (dm); the same numbers drive the shading kernel."""
 
-    inner: float = 0.105
-    outer: float = 0.515
-    height: float = 7.475
-    arch: float = 0.050
+    inner: float = 0.150
+    outer: float = 0.550
+    height: float = 7.510
+    arch: float = 0.042
     drop: float = 0.050
     thick: float = 0.042
 
@@ -153,7 +153,7 @@ class Landmarks:
         skin = assets.triangles[assets.part == 0]
         self.mirror = _mirror(assets.vertices)
         self.caster = Caster(self.shape, skin)
-        self.brow_caster = self.caster.within(0.03, 0.62, 7.34, 7.66)
+        self.brow_caster = self.caster.within(0.03, 0.70, 7.34, 7.78)
         number = {int(source): local for local, source in enumerate(assets.source)}
         self._fixed(number)
         self._contour()
@@ -167,12 +167,13 @@ class Landmarks:
         eye68 = [upper[k] for k in (0, 4, 8, 12)] + [lower[k] for k in (8, 4)]
         lip = resample(np.array(UPPER_LIP[2:]), 3)[1]  # half way from the peak of the bow to the corner
         mouth = [UPPER_LIP[0], UPPER_LIP[2], tuple(lip), UPPER_LIP[-1]]
-        low = resample(LOWER_LIP, 4)
-        mouth += [tuple(low[2]), tuple(low[1]), tuple(low[0])]
+        across, down = np.array(LOWER_LIP).T
+        # evenly spaced across, as annotators put them, not along the lip, whose ends rise steeply to the corners
+        mouth += [(x, float(np.interp(x, across, down))) for x in across[-1] * np.array([2 / 3, 1 / 3, 0.0])]
         frontal = [*map(tuple, eye98), *map(tuple, eye68), *NOSE_MIDDLE, *NOSE_BASE, *mouth]
         cast = [self.caster.cast(x, y) for x, y in frontal]
-        cast += [_along(self.shape, [number[v] for v in UPPER_RIM], f) for f in (0.0, 0.42, 0.93)]
-        cast += [_along(self.shape, [number[v] for v in LOWER_RIM], f) for f in (0.42, 0.0)]
+        cast += [_along(self.shape, [number[v] for v in UPPER_RIM], f) for f in (0.0, 0.31, 0.93)]
+        cast += [_along(self.shape, [number[v] for v in LOWER_RIM], f) for f in (0.31, 0.0)]
         left = (np.stack([index for index, _ in cast]), np.stack([weight for _, weight in cast]))
         self.left, self.right = left, (self.mirror[left[0]], left[1])
 

@@ -147,10 +147,10 @@ def _eyes(rng: np.random.Generator, look, person) -> None:
 def _brow(rng: np.random.Generator, look, person, style, tone: np.ndarray) -> Brow:
     man = person.gender
     brow = Brow(
-        inner=float(rng.uniform(0.06, 0.14)),
-        outer=float(rng.uniform(0.47, 0.55)),
-        height=float(rng.normal(7.475, 0.014)),
-        arch=float(np.clip(rng.normal(0.045, 0.02), 0.0, 0.09)),
+        inner=float(rng.uniform(0.10, 0.20)),
+        outer=float(rng.uniform(0.51, 0.595)),
+        height=float(rng.normal(7.510, 0.016)),
+        arch=float(np.clip(rng.normal(0.040, 0.02), 0.0, 0.085)),
         drop=float(np.clip(rng.normal(0.045, 0.022), 0.0, 0.1)),
         thick=float(np.clip(rng.normal(0.034 + 0.010 * man, 0.009), 0.018, 0.065)),
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from srrl.errors import UserError
 
-GENERATOR_VERSION = 1  # raise it whenever the same key would give another picture or label
+GENERATOR_VERSION = 2  # raise it whenever the same key would give another picture or label
 SPLITS = ("train", "val", "test")
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # WFLW's six bits
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..schemes import scheme_for
 from . import face, picture
 from .settings import SPLITS, SyntheticSettings, cache_root
 
@@ -34,19 +35,31 @@ def draw_points(
     """BGR picture enlarged `scale` times with dots (green visible, red hidden) and, if asked, their numbers."""
     out = cv2.resize(image[..., ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     places = (points + 0.5) * scale - 0.5
-    middle = places.mean(0)
     radius = max(1.0, 0.0028 * out.shape[0])
     for place, seen in zip(places, visible):
         centre = tuple(int(round(v * 16)) for v in place)
         cv2.circle(out, centre, int(radius * 16), _SHOWN if seen else _HIDDEN, -1, cv2.LINE_AA, 4)
-    for number, place in enumerate(places if numbers else []):
-        push = (place - middle) / max(float(np.linalg.norm(place - middle)), 1e-6) * 0.010 * out.shape[0]
-        at = place + push
+    for number, (place, way) in enumerate(zip(places, _away(places)) if numbers else []):
+        at = place + way * 0.014 * out.shape[0]
         size = 0.00048 * out.shape[0]
         corner = (int(at[0] - 11 * size * len(str(number))), int(at[1] + 9 * size))
         cv2.putText(out, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 2, cv2.LINE_AA)
         cv2.putText(out, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, size, _TEXT, 1, cv2.LINE_AA)
     return out
+
+
+def _away(places: np.ndarray) -> np.ndarray:
+    """(K, 2) unit directions in which the numbers stand off their points: out of the eye or mouth they belong to, off the
+    ridge of the nose, into the mouth for its inner rim, elsewhere away from the middle of the face."""
+    regions = {name: np.array(part) for name, part in scheme_for(len(places)).regions.items()}
+    way = places - places.mean(0)
+    eyes, mouth, nose = regions["eyes"], regions["mouth"], regions["nose"]
+    half = len(eyes) // 2 if len(places) == 68 else 8  # the pupils of 98 come after both eyes
+    for part in (eyes[:half], eyes[half : 2 * half], mouth):
+        way[part] = places[part] - places[part].mean(0)
+    way[mouth[12:]] *= -1.0  # both schemes list the twelve outer points first
+    way[nose[:4]] = [1.0, 0.0]
+    return way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
 
 
 def numbered(
@@ -60,7 +73,7 @@ def numbered(
 
 
 def poster(
-    cache_dir: Path | None = None, first: int = 100, second: int = 102, width: int = 1240
+    cache_dir: Path | None = None, first: int = 206, second: int = 231, width: int = 1240
 ) -> np.ndarray:
     """BGR picture for a README: 68 and 98 numbered points beside each other above three rows of samples."""
     half, generator = width // 2, face.Generator(width // 2, Path(cache_dir or cache_root()))
