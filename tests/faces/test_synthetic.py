@@ -251,3 +251,49 @@ def test_settings_and_damaged_shards_speak_plainly(filled, tmp_path):
         broken.write_bytes(whole.read_bytes()[:size])
         with pytest.raises(UserError, match="delete it"):
             read_shard(broken)
+
+
+def test_the_points_of_nose_and_lips_are_where_their_names_say(generator):
+    """68 points on the mean head, seen from the front, against its own geometry (dm)."""
+    from srrl_tasks.faces.synthetic.landmarks import Brow
+
+    shape = np.array(generator.landmarks.shape)
+    contour = generator.landmarks.contour_paths(shape)[:, 0]
+    points = generator.landmarks.positions(shape, Brow(), contour)[68]
+    foremost = shape[np.unique(generator.skin)][:, 2].max()
+    assert points[30, 2] > foremost - 0.01, "the tip of the nose is its foremost skin, to a millimetre"
+    assert points[33, 2] < foremost - 0.05 and points[33, 1] < points[30, 1] - 0.10, "33 lies under it"
+    gaps = -np.diff(points[27:31, 1])
+    assert gaps.max() < 1.6 * gaps.min(), "27 to 30 divide the ridge about evenly"
+    width = points[54, 0] - points[48, 0]
+    share = (points[48:60, 0] - points[48, 0]) / width
+    assert share[[11, 10, 9, 8, 7]] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=0.02)
+    assert (points[60:68, 0] > points[48, 0]).all() and (points[60:68, 0] < points[54, 0]).all()
+    assert (points[61:64, 1] > points[67:64:-1, 1] - 1e-6).all(), "the upper rim is not below the lower one"
+    brow, eye = points[17:22], points[36:42]
+    assert (brow[:, 1] > eye[:, 1].max()).all() and (np.diff(brow[:, 0]) > 0).all()
+
+
+def test_compacted_triangles_are_those_of_a_sorted_search(generator):
+    from srrl_tasks.faces.synthetic.mesh import compact
+
+    triangles = generator.body[generator.material == 2]
+    used, local = compact(triangles, len(generator.template))
+    expected, inverse = np.unique(triangles, return_inverse=True)
+    assert (used == expected).all() and (local == inverse.reshape(-1, 3)).all()
+
+
+def test_a_developed_grey_card_has_the_brightness_of_the_formula():
+    """Shoulder, gamma, saturation and contrast one after another, in float64, for one colour."""
+    from srrl_tasks.faces.synthetic import picture
+
+    sensor = picture.Sensor(target=0.2, gamma=1.05, contrast=1.2, saturation=1.4, cast=np.array([1.1, 1.0, 0.9]),
+                            grey=False, sigma=0.0, motion=0.0, motion_angle=0.0, shrink=1.0, noise=0.0, quality=90)  # fmt: skip
+    card = np.array([0.30, 0.20, 0.10])
+    linear = np.broadcast_to(card.astype(np.float32), (8, 8, 3)).copy()
+    image = picture.develop(linear, np.ones((8, 8), bool), sensor, np.random.default_rng(0))
+    light = card * (0.2 / card.mean()) * sensor.cast
+    light = np.minimum(light / (1 + 0.35 * light) * 1.12, 1.0) ** (1 / (2.2 * 1.05))
+    grey = light @ [0.299, 0.587, 0.114]
+    expected = 0.45 + (grey + 1.4 * (light - grey) - 0.45) * 1.2
+    assert np.abs(image.astype(float) - np.clip(expected, 0, 1) * 255).max() <= 1.0
