@@ -7,7 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from srrl.cli import Command, main_of
+from srrl.cli import Command, main_of, positive
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,21 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder that train made")
     parser.add_argument(
         "--rounds",
-        type=_positive,
+        type=positive,
         default=15,
         help="interleaved repetitions of the training step (default 15)",
     )
-    parser.add_argument("--batch-size", type=_positive, help="of the training step (default: the run's)")
+    parser.add_argument("--batch-size", type=positive, help="of the training step (default: the run's)")
     parser.add_argument("--skip-loading", action="store_true", help="leave out the loader against the step")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
-
-
-def _positive(text: str) -> int:
-    """A whole number of at least 1, for argparse (exit status 2 otherwise)."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -77,6 +77,14 @@ def guarded(action: Callable[[], int]) -> int:
         raise
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse (exit status 2 otherwise)."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
 def main() -> None:
     """The console script ``srrl COMMAND …``."""
     from srrl import __version__

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srrl.cli import Command, main_of
+from srrl.cli import Command, main_of, positive
 from srrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from srrl.config import RunSettings
+    from srrl.interrupt import GracefulStop
     from srrl.task import Task
 
 EPILOG = """Every cell is a run folder OUT/<method>-seed<n>; a finished cell is never run again, an interrupted one is resumed,
@@ -38,13 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="where cells and tables go; may exist, to go on"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="cells at a time (default 1)")
     parser.set_defaults(quick=False)
 
 
 def run(args: argparse.Namespace) -> int:
     from srrl.config import dump
     from srrl.distillers import check_method
+    from srrl.interrupt import Interrupted
     from srrl.runs import write_text
     from srrl.train import resolve_settings
 
@@ -57,28 +60,35 @@ def run(args: argparse.Namespace) -> int:
             f"--seeds {args.seeds!r}: expected whole numbers with commas between, such as 0,1,2"
         ) from None
     out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is not a folder")
     out.mkdir(parents=True, exist_ok=True)
-    _check_cells(out, cfg, methods, seeds)
-    if cfg.teacher.checkpoint is None and methods != ["none"]:
-        cfg.teacher.checkpoint = str(_teacher(task, cfg, out / "teacher"))
-    write_text(out / "config.yaml", dump(cfg))
-    cells = [(m, s) for s in seeds for m in methods]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        finished = dict(zip(cells, pool.map(lambda cell: _cell(out, *cell, args.jobs), cells), strict=True))
+    _check_cells(task, out, cfg, methods, seeds)
+    try:
+        if cfg.teacher.checkpoint is None and methods != ["none"]:
+            cfg.teacher.checkpoint = str(_teacher(task, cfg, out / "teacher"))
+        write_text(out / "config.yaml", dump(cfg))
+        finished = _run_cells(out, [(m, s) for s in seeds for m in methods], args.jobs)
+    except Interrupted:
+        print("\ninterrupted; run the same command again to go on", file=sys.stderr)
+        raise
     table = tabulate(finished, methods, seeds, task.metric, task.higher)
     _write(table, finished, out, task)
     print((out / "table.md").read_text(encoding="utf-8"))
     return 0
 
 
-def _check_cells(out: Path, cfg: RunSettings, methods: list[str], seeds: list[int]) -> None:
+def _check_cells(task: Task, out: Path, cfg: RunSettings, methods: list[str], seeds: list[int]) -> None:
     """UserError where OUT holds a teacher or a cell that these settings would not have made."""
     from srrl.config import differences
     from srrl.distillers import distiller_class
     from srrl.distillers.base import MethodSettings
 
     loss = set(MethodSettings.model_fields)
-    unread = {"method", "seed", "baseline", "threads", "data.workers"}  # named by the cell, or without effect
+    # named by the cell, without effect, or written into the cell's settings by its data
+    unread = {"method", "seed", "baseline", "threads", "data.workers"} | set(
+        task.said_by_data if cfg.data.train else ()
+    )
     cells = {}
     if cfg.teacher.checkpoint is None and methods != ["none"]:
         cells[out / "teacher"] = unread | loss | {"student", "teacher.checkpoint"}
@@ -113,36 +123,62 @@ def _teacher(task: Task, cfg: RunSettings, folder: Path) -> Path:
     return run.weights("teacher")
 
 
-def _cell(out: Path, method: str, seed: int, jobs: int) -> dict[str, Any]:
-    """One run in a process of its own; what its results.json holds."""
+def _run_cells(out: Path, cells: list[tuple[str, int]], jobs: int) -> dict[tuple[str, int], dict[str, Any]]:
+    """Every cell's results, ``jobs`` at a time. A signal is passed on to the running cells, which save a checkpoint."""
+    from srrl.interrupt import GracefulStop, Interrupted
+
+    running: set[subprocess.Popen] = set()
+    with GracefulStop() as stop, ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_cell, out, *cell, jobs, running, stop) for cell in cells]
+        try:
+            return dict(zip(cells, (future.result() for future in waiting), strict=True))
+        except BaseException as error:
+            stop.requested = error.signum if isinstance(error, Interrupted) else signal.SIGTERM
+            for process in list(running):
+                process.send_signal(stop.requested)
+            raise
+
+
+def _cell(
+    out: Path, method: str, seed: int, jobs: int, running: set[subprocess.Popen], stop: GracefulStop
+) -> dict[str, Any]:
+    """One run in a process of its own, which stands in ``running`` meanwhile; what its results.json holds."""
     import os
 
+    from srrl.interrupt import Interrupted
+
+    if stop.requested is not None:  # nothing new is begun
+        raise Interrupted(stop.requested)
     folder = out / f"{method}-seed{seed}"
     if not (folder / "results.json").is_file():
-        command = [sys.executable, "-m", "srrl.train"]
-        if (folder / "config.yaml").is_file():
-            command += ["--resume", str(folder)]
-        else:
-            command += [
-                "-c",
-                str(out / "config.yaml"),
-                "--run-dir",
-                str(folder),
-                f"method={method}",
-                f"seed={seed}",
-                "baseline=false",
-            ]
+        command = _train_command(out, folder, method, seed)
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         with open(out / f"{method}-seed{seed}.log", "ab") as log:
-            status = subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-            ).returncode
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )  # of its own group, so that Ctrl-C reaches it once, through us
+            running.add(process)
+            if stop.requested is not None:  # the signal came while it was starting
+                process.send_signal(stop.requested)
+            status = process.wait()
+            running.discard(process)
+        if stop.requested is not None:
+            raise Interrupted(stop.requested)
         if status:
             raise RunError(
                 f"{method}, seed {seed} ended with status {status}: see {log.name}; run the same command again to go on"
             )
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def _train_command(out: Path, folder: Path, method: str, seed: int) -> list[str]:
+    """What begins the cell in ``folder``, or goes on with it."""
+    command = [sys.executable, "-m", "srrl.train"]
+    if (folder / "config.yaml").is_file():
+        return [*command, "--resume", str(folder)]
+    settings = [f"method={method}", f"seed={seed}", "baseline=false"]
+    return [*command, "-c", str(out / "config.yaml"), "--run-dir", str(folder), *settings]
 
 
 def tabulate(

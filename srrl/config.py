@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -52,7 +52,7 @@ class DataSettings(Section):
     test: str | None = None
     format: str | None = None
     on_error: Literal["raise", "skip"] = "raise"
-    workers: int | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 
 
 class ModelSettings(Section):
@@ -84,7 +84,7 @@ class RunSettings(MethodSettings):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
     task: str
     method: str = "srrl"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     baseline: bool = Field(True, description="also train the student without a teacher at the same budget")

@@ -7,6 +7,19 @@ class UserError(Exception):
     Command lines print it without a traceback and exit with status 2.
     """
 
+    def __init__(self, message: str):
+        super().__init__(_own_line(message))
+
 
 class RunError(Exception):
     """A failure while running (full disk, out of memory, a non-finite loss): one line, exit status 1."""
+
+    def __init__(self, message: str):
+        super().__init__(_own_line(message))
+
+
+def _own_line(message: str) -> str:
+    """The message itself, also where a data loader raises it again with its worker's traceback around it."""
+    if message.startswith("Caught ") and "Traceback" in message:
+        return message.strip().splitlines()[-1].partition("Error: ")[2]
+    return message

@@ -22,6 +22,8 @@ from srrl.runs import MetricsLog, RunFolder
 from srrl.task import Data, Task
 from srrl.trainer import Phase, Trainer, make_accelerator
 
+DRAW_EVERY = 30.0  # seconds
+
 
 class Pipeline:
     """A run in its folder. Calling :meth:`run` again on the same folder goes on where it stopped.
@@ -42,7 +44,8 @@ class Pipeline:
         check_method(cfg.method)
         self.task, self.cfg, self.run_folder = task, cfg, run
         self.stop, self.say, self.batches = stop or GracefulStop(), say, batches
-        self.log = MetricsLog(run.path / "metrics.csv")
+        self.log = MetricsLog(run.path / "metrics.csv", added=self.draw)
+        self.drawn = time.monotonic()
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -75,6 +78,9 @@ class Pipeline:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
+        for path, name in ((cfg.teacher.checkpoint, "teacher"), (cfg.student.init, "student")):
+            if path:  # before anything is trained
+                weights_of(path, name)
         first = self.accelerator.is_main_process
         if first:
             runs.write_text(run.config, dump(cfg))
@@ -85,6 +91,15 @@ class Pipeline:
         if first:
             runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
         return data
+
+    def draw(self) -> None:
+        """The curves so far, where the last ones are old enough: drawing takes as long as some small networks' epochs."""
+        if time.monotonic() - self.drawn > DRAW_EVERY:
+            from srrl.report import draw_curves
+
+            self.run_folder.plots.mkdir(exist_ok=True)
+            draw_curves(self.log.path, self.run_folder.plots / "curves.png", self.task.metric, self.task.unit)
+            self.drawn = time.monotonic()
 
     @contextlib.contextmanager
     def timed(self, what: str):
@@ -99,7 +114,7 @@ class Pipeline:
         torch.manual_seed(cfg.seed)
         model = self.task.build_teacher(cfg)
         if cfg.teacher.checkpoint:
-            load_weights(model, weights_of(cfg.teacher.checkpoint), "teacher")
+            load_weights(model, weights_of(cfg.teacher.checkpoint, "teacher"), "teacher")
             self.say(f"teacher: weights from {cfg.teacher.checkpoint}")
             if self.accelerator.is_main_process and not run.weights("teacher").is_file():
                 save_weights(run.weights("teacher"), model, phase="teacher")
@@ -163,7 +178,7 @@ class Pipeline:
         return {"best": outcome["best"], "last": outcome["last"]}
 
 
-def weights_of(path: str, name: str = "teacher") -> Path:
+def weights_of(path: str, name: str) -> Path:
     """A weights file, or that of model ``name`` in a run folder."""
     p = Path(path)
     if p.is_dir():
@@ -190,8 +205,8 @@ def finish(
     from srrl.report import write_report
 
     results = measure(task, cfg, run, data, models)
-    runs.write_json(run.results, results)
     write_report(task, cfg, run, data, models, results, chosen, seconds)
+    runs.write_json(run.results, results)  # last: a run that has it is finished
     for name in models:
         m = results[name]
         say(

@@ -41,10 +41,19 @@ def write_report(
         "## Side by side\n\n" + side_by_side(task, results, names),
         "## Epochs\n\n" + _epochs(task, chosen),
         *(f"![{caption}](plots/{file})\n\n{caption}" for file, caption in pictures),
-        "## How long it took\n\n" + "\n".join(f"- {k}: {_duration(v)}" for k, v in seconds.items()),
+        "## How long it took\n\n"
+        + "\n".join(f"- {k}: {_duration(v)}" for k, v in _spent(run, seconds).items()),
         "Settings are in `config.yaml`, versions and device in `environment.json`, every epoch in `metrics.csv`.",
     ]
     runs.write_text(run.report, "\n\n".join(sections) + "\n")
+
+
+def _spent(run: RunFolder, seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of each phase: at least what its epochs took, most of which may have been before this process began."""
+    trained: dict[str, float] = {}
+    for row in runs.MetricsLog(run.path / "metrics.csv").rows:
+        trained[row["phase"]] = trained.get(row["phase"], 0.0) + float(row["seconds"])
+    return {k: max(v, trained.get(k, 0.0)) for k, v in seconds.items()}
 
 
 def draw_curves(metrics: Path, out: Path, metric: str, unit: str) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,11 @@ class RunFolder:
 class MetricsLog:
     """metrics.csv: one row an epoch and phase, one header, rewritten whole (it is small) and atomically.
 
-    On resume, rows newer than the checkpoint are cut with :meth:`trim`, so that no epoch stands twice.
+    ``added`` is called after every row. On resume, rows newer than the checkpoint are cut with :meth:`trim`, so that no epoch stands twice.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, added: Callable[[], None] | None = None):
+        self.path, self.added = path, added
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
             with open(path, newline="", encoding="utf-8") as handle:
@@ -138,6 +139,8 @@ class MetricsLog:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, buffer.getvalue())
+        if self.added is not None:
+            self.added()
 
 
 def environment() -> dict[str, Any]:

@@ -43,7 +43,8 @@ class Task:
     """A kind of prediction: its settings, data, networks, loss, metrics and pictures. One instance serves one run.
 
     ``metric`` chooses the best epoch on the validation split; ``higher`` says which way is better, ``unit`` what it is
-    in, ``units`` what the other figures are in (one without a unit may be left out).
+    in, ``units`` what the other figures are in (one without a unit may be left out). ``said_by_data`` are the settings that
+    ``prepare`` takes from the data it reads.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task:
     unit: str
     units: dict[str, str] = {}
     quick: dict[str, Any] = {}
+    said_by_data: tuple[str, ...] = ()
 
     def prepare(self, cfg: RunSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
         """Data sets of the run, made or read; only the test split where ``evaluation``."""

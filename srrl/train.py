@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
     """Task and settings of the command line: task defaults < --quick < config file < overrides."""
     from srrl.config import apply_overrides, read_yaml, resolve
+    from srrl.distillers import check_method
     from srrl.task import get_task, task_names
 
     given = read_yaml(args.config) if args.config else {}
@@ -62,7 +63,9 @@ def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
     if args.task and given.get("task", args.task) != args.task:
         raise UserError(f"--task {args.task} does not fit the config, which is for task {given['task']!r}")
     task = get_task(name)
-    return task, resolve(task.settings, task.quick if args.quick else {}, given, {"task": name})
+    cfg = resolve(task.settings, task.quick if args.quick else {}, given, {"task": name})
+    check_method(cfg.method)
+    return task, cfg
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,11 +79,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.dry_run:
         return _dry_run(task, cfg)
-    from srrl.distillers import check_method
     from srrl.processes import from_first, is_first
     from srrl.runs import RunFolder
 
-    check_method(cfg.method)
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
     try:
         return _train(task, cfg, folder)

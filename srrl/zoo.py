@@ -90,5 +90,5 @@ def _fetch(make: Callable[[], nn.Module], name: str, pretrained: bool) -> nn.Mod
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(
             f"pretrained weights of {name} could not be fetched ({reason}): "
-            "check the network, give a local file with teacher.checkpoint=FILE, or set pretrained=false"
+            "check the network (they are kept in TORCH_HOME or HF_HOME once fetched), or set pretrained=false"
         ) from error

@@ -29,7 +29,8 @@ OWN_SPLITS = {
 def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
     """The data sets of ``cfg``; only the test set where ``evaluation``. Raises UserError for anything unusable."""
     d = cfg.data
-    if not (d.train or d.val or d.test):
+    own = not (d.train or d.val or d.test)
+    if own:
         splits, name, scored = _synthetic_splits(cfg, say, evaluation), "synthetic", "test"
     else:
         splits, name, scored = _read_splits(cfg, say, evaluation)
@@ -41,18 +42,20 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     cfg.data.n_points = scheme.n_points
     sets = {}
     for split, records in splits.items():
-        verified = records if name == "synthetic" else verify_images(records, on_error=d.on_error)
+        verified = records if own else verify_images(records, on_error=d.on_error)
+        if split != "train":
+            verified = measurable(verified, scheme, cfg.normaliser, d.on_error)
         for note in records.notes:
             say(f"data: {split}: {note}")
-        skipped = [*records.skipped, *(verified.skipped if verified is not records else [])]
+        sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
+        skipped = [*verified.skipped, *sets[split].skipped]
         if skipped:
             say(f"data: {split}: {len(skipped)} faces skipped; the first: {skipped[0]}")
-        sets[split] = build_dataset(cfg, verified, scheme, train=split == "train")
     details = {
         "n_points": scheme.n_points,
         "split": scored,
         "faces": {k: len(v) for k, v in sets.items()},
-        "label": "synthetic faces" if name == "synthetic" else "photographs",
+        "label": "synthetic faces" if own or synthetic.is_export(d.test or d.train) else "photographs",
     }
     say(
         "data: "
@@ -64,6 +67,28 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     return Data(
         sets.get("train"), sets.get("val"), sets["test"], name, protocol(d.box), cfg.image_size, details
     )
+
+
+def measurable(records: Records, scheme: Scheme, normaliser: str | None, on_error: str) -> Records:
+    """The records whose errors can be divided by the normaliser, which an unlabelled eye corner prevents.
+
+    Raises UserError naming the first other one, or leaves them out and lists them where ``on_error`` is skip.
+    """
+    rects = np.array([r.rect for r in records]) if all(r.rect is not None for r in records) else None
+    lengths = scheme.normaliser(np.stack([r.points for r in records]), normaliser, rects)
+    good = np.isfinite(lengths) & (lengths > 0)
+    if good.all():
+        return records
+    name = normaliser or scheme.default_normaliser
+    reasons = [
+        f"{records[i].name}: its points give no length for normaliser={name}" for i in np.flatnonzero(~good)
+    ]
+    if on_error != "skip" or not good.any():
+        raise UserError(
+            f"{reasons[0]} ({len(reasons)} such faces): correct it, choose another normaliser, or data.on_error=skip"
+        )
+    kept = [record for record, usable in zip(records, good, strict=True) if usable]
+    return Records(kept, records.format, records.split, [*records.skipped, *reasons], records.notes)
 
 
 def protocol(box: str) -> str:
@@ -85,7 +110,14 @@ def build_dataset(cfg: FacesSettings, records: Records, scheme: Scheme, *, train
             )
     augment = Augment(cfg.augment) if train and cfg.augment.enabled else None
     return FaceDataset(
-        records, scheme, cfg.image_size, box=box, scale=d.scale, augment=augment, seed=cfg.seed
+        records,
+        scheme,
+        cfg.image_size,
+        box=box,
+        scale=d.scale,
+        augment=augment,
+        seed=cfg.seed,
+        on_error=d.on_error,
     )
 
 

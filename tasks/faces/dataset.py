@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,27 +16,24 @@ from srrl.errors import UserError
 
 from .augment import Augment
 from .crop import LANDMARK_SCALE, Crop
-from .records import FaceRecord, Records, check_points, decode_image, read_bytes, verify_images
+from .records import FaceRecord, check_points, decode_image, read_bytes
 from .schemes import Scheme
 
 BOXES = ("landmark", "given")
 FILE_LIMIT = 1 << 20  # bytes; larger image files are read again each time
 CACHE_LIMIT = 512 << 20  # bytes of image files kept by one data set (each worker process holds its own copy)
 
-log = logging.getLogger(__name__)
-
 
 class FaceDataset(Dataset):
     """Square crops of size x size around each face, with landmarks in crop pixels (centres at integers).
 
     records: the faces; all must have scheme.n_points points.
-    box: "landmark" (around the labelled points) or "given" (around record.rect).
+    box: "landmark" (around the labelled points) or "given" (around record.crop_rect where there is one, else record.rect).
     scale: side of the crop / longer side of that box.
     augment: None gives the plain crop.
     seed: together with the epoch and the index it decides everything random, at any number of workers.
-    on_error: what to do about faces that cannot be used. "raise": boxes are checked while the data set is built,
-        pictures when they are met. "skip": both are checked while it is built (every picture is decoded once), bad
-        faces are dropped, and `skipped` lists one line for each.
+    on_error: what to do about faces that cannot be cropped, which is checked while the data set is built: "raise", or
+        "skip": they are dropped, and `skipped` lists one line for each. Pictures are `records.verify_images`'s to check.
 
     `ds[i]` is epoch 0; `ds[epoch, i]` any other. Files of up to 1 MiB are kept in memory, still compressed, once
     read (512 MiB in all), so that later epochs do not touch the disk.
@@ -109,13 +105,14 @@ class FaceDataset(Dataset):
                 f"{record.name}: {len(record.points)} landmarks, expected {self.scheme.n_points} "
                 f"({self.scheme.name}); choose the scheme that fits the data"
             )
-        if self.box == "given" and record.rect is None:
+        rect = record.crop_rect or record.rect
+        if self.box == "given" and rect is None:
             raise UserError(
                 f"{record.name}: no rectangle is given with this face; use box=landmark, or data that has rectangles"
             )
         try:
             if self.box == "given":
-                return Crop.around_rect(record.rect, self.size, self.scale)
+                return Crop.around_rect(rect, self.size, self.scale)
             return Crop.around_points(record.points, self.size, self.scale)
         except UserError as error:
             raise UserError(f"{record.name}: {error}") from error
@@ -148,7 +145,7 @@ class FaceDataset(Dataset):
                 half = crop.side / self.scale / 2
                 (x, y) = crop.center
                 rect = (x - half, y - half, x + half, y + half)
-            other.records.append(replace(record, rect=rect))
+            other.records.append(replace(record, crop_rect=rect))
         return other
 
     def mean_shape(self) -> np.ndarray:
@@ -175,9 +172,8 @@ class FaceDataset(Dataset):
                 good.append(record)
             except UserError as error:
                 self.skipped.append(str(error))
-        verified = verify_images(Records(good), on_error="skip")
-        self.records = list(verified)
-        self.skipped += verified.skipped
-        if self.skipped:
-            total = len(self.records) + len(self.skipped)
-            log.warning("%d of %d faces skipped; the first: %s", len(self.skipped), total, self.skipped[0])
+        if not good:
+            raise UserError(
+                f"none of the {len(self.records)} faces can be cropped; the first: {self.skipped[0]}"
+            )
+        self.records = good

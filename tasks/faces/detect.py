@@ -145,7 +145,7 @@ def detected_records(records: Sequence[FaceRecord], detector: FaceDetector | Non
         for place, i in enumerate(members):
             at = chosen.get(place)
             rect = truth[place] if at is None else rects[at]
-            result[i] = replace(records[i], rect=rect, undetected=at is None)
+            result[i] = replace(records[i], crop_rect=rect, undetected=at is None)
     return Records(result, records.format, records.split, records.skipped, records.notes)
 
 

@@ -36,6 +36,7 @@ class FaceRecord:
     pixels: a loader that returns (H, W, 3) uint8 RGB; it can be pickled when it comes from one of the
     readers.
     rect: (xmin, ymin, xmax, ymax) in pixels as the data set gives it, or None.
+    crop_rect: a rectangle found in the picture (by a detector, around predicted points), to crop by in the place of `rect`.
     visible: (K,) bool, False where the point is occluded (still labelled) or unlabelled; None where unknown.
     attributes: for example the six bits of WFLW.
     subsets: names of the evaluation subsets this face belongs to.
@@ -48,6 +49,7 @@ class FaceRecord:
     image: Path | None = None
     pixels: Callable[[], np.ndarray] | None = None
     rect: tuple[float, float, float, float] | None = None
+    crop_rect: tuple[float, float, float, float] | None = None
     visible: np.ndarray | None = None
     attributes: dict[str, int] = field(default_factory=dict)
     subsets: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class FacesTeacher(TeacherSettings):
 
     arch: str = "resnet18"
     width: int = Field(20, ge=4)
-    decoder: list[int] = [64, 48, 48]
+    decoder: list[Annotated[int, Field(ge=1)]] = [64, 48, 48]
 
 
 class FacesStudent(StudentSettings):
@@ -42,7 +42,7 @@ class FacesStudent(StudentSettings):
 
     arch: str = "resnet10"
     width: int = Field(8, ge=4)
-    decoder: list[int] = [32, 24, 24]
+    decoder: list[Annotated[int, Field(ge=1)]] = [32, 24, 24]
 
 
 class FacesSettings(RunSettings):

@@ -213,3 +213,67 @@ def test_more_points_than_the_models_predict(train, tmp_path, photos):
         train("--task", "faces", f"data.train={photos}", f"data.val={photos}", f"data.test={other}", *TINY),
         "five",
     )
+
+
+def test_an_unlabelled_eye_corner_is_found_before_training_or_skipped(tmp_path):
+    """The inter-ocular distance cannot be measured without it; found at the end it would cost the whole run."""
+    folder = faces(tmp_path / "csv", 6)
+    rows = []
+    for number in range(6):
+        points = np.random.default_rng(number).uniform(20, 60, (68, 2)).round(2)
+        cells = [str(v) for v in points.ravel()]
+        if number == 4:
+            cells[90] = cells[91] = ""  # point 45, the left eye's outer corner
+        rows.append(",".join([f"face{number:02d}.jpg", *cells]))
+    (folder / "test.csv").write_text("\n".join(rows) + "\n")
+    from srrl_tasks.faces.data import measurable
+    from srrl_tasks.faces.readers import read
+    from srrl_tasks.faces.schemes import scheme_for
+
+    from srrl.errors import UserError
+
+    records = read(str(folder / "test.csv"), "csv", None)
+    with pytest.raises(UserError, match="face04.jpg.*inter-ocular"):
+        measurable(records, scheme_for(68), None, "raise")
+    kept = measurable(records, scheme_for(68), None, "skip")
+    assert len(kept) == 5 and "face04.jpg" in kept.skipped[0]
+    assert len(measurable(records, scheme_for(68), "diagonal", "raise")) == 6
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("data.workers=-1", ("data.workers",)),
+        ("student.decoder=[0,8,8]", ("student.decoder",)),
+        ("seed=99999999999999999999", ("seed",)),
+        ("data.synthetic.n_train=0", ("data.synthetic.n_train",)),
+        ("normaliser=interocular", ("interocular", "inter-ocular")),
+        ("student.init=/nowhere.pt", ("/nowhere.pt", "does not exist")),
+        ("method=srl", ("srl", "srrl")),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_trained(train, photos, setting, words):
+    status, lines, out = train("--task", "faces", f"data.train={photos}", "--dry-run", *TINY, setting)
+    refused((status, lines, out), *words)
+    assert "teacher  epoch" not in out
+
+
+def test_an_error_in_a_loader_worker_is_still_one_line(capsys):
+    """As torch raises it again in the parent: its worker's traceback in the message."""
+    from torch.utils.data import DataLoader
+
+    from srrl.errors import UserError
+
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise UserError("face03.jpg: not an image: Error: of the file")
+
+    def go():
+        next(iter(DataLoader(Broken(), num_workers=1)))
+        return 0
+
+    assert guarded(go) == 2
+    assert capsys.readouterr().err == "error: face03.jpg: not an image: Error: of the file\n"

@@ -1,6 +1,9 @@
 """Tables of compare: means, deviations and paired intervals against SciPy's own t test and hand-worked values."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 from scipy import stats
@@ -129,3 +132,60 @@ def test_settings_that_a_cell_does_not_read_leave_it_finished(methods, change, f
     assert ended_with(finished_cells, capsys, "--seeds", "0", "--methods", methods, change)[0] == 0
     table = json.loads((finished_cells / "table.json").read_text())
     assert set(table["methods"]) == set(methods.split(","))
+
+
+def test_a_signal_reaches_the_cells_and_begins_no_other(tmp_path):
+    """A real parent with real children, in the place of trainings one that notes when it begins and how it ends."""
+    cell_script = tmp_path / "cell.py"
+    cell_script.write_text(
+        "import signal, sys, time\n"
+        "name = sys.argv[1]\n"
+        "def end(signum, frame):\n"
+        "    open(name + '.ended', 'w').write(str(signum)); sys.exit(128 + signum)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "open(name + '.begun', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    parent = (
+        "import sys; from pathlib import Path; from srrl import compare; from srrl.cli import guarded\n"
+        f"out = Path({str(tmp_path)!r})\n"
+        f"compare._train_command = lambda out, folder, m, s: [sys.executable, {str(cell_script)!r}, str(folder)]\n"
+        "cells = [('none', 0), ('kd', 0), ('srrl', 0)]\n"
+        "sys.exit(guarded(lambda: compare._run_cells(out, cells, 2)))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    begun = [tmp_path / "none-seed0.begun", tmp_path / "kd-seed0.begun"]
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in begun) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert [(tmp_path / f"{m}-seed0.ended").read_text() for m in ("none", "kd")] == ["15", "15"]
+    assert not (tmp_path / "srrl-seed0.begun").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--jobs", "0"), ("--out", "FILE")])
+def test_no_job_and_a_file_for_a_folder_end_with_two(arguments, tmp_path, capsys):
+    import argparse
+
+    (tmp_path / "FILE").touch()
+    arguments = [a.replace("FILE", str(tmp_path / "FILE")) for a in arguments]
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    with pytest.raises(SystemExit) as stopped:
+        args = parser.parse_args(["--task", "faces", "--out", str(tmp_path), *arguments])
+        raise SystemExit(guarded(lambda: COMMAND.run(args)))
+    assert stopped.value.code == 2
+    assert arguments[-1] in capsys.readouterr().err
+
+
+def test_the_points_that_the_data_named_are_no_other_setting(finished_cells, capsys):
+    """The folder as a run on 29-point faces leaves it: data.n_points was written by the data, not by the user."""
+    from srrl.config import read_yaml
+    from srrl.runs import write_text
+
+    for path in finished_cells.glob("*/config.yaml"):
+        values = read_yaml(path)
+        values["data"] |= {"n_points": 29, "train": "faces"}
+        write_text(path, json.dumps(values))
+    assert ended_with(finished_cells, capsys, "--seeds", "0", "data.train=faces")[0] == 0

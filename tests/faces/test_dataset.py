@@ -227,15 +227,13 @@ def write_face(folder, name):
     return FaceRecord(name, points, image=folder / name)
 
 
-def test_broken_files_are_named_or_skipped(tmp_path):
+def test_broken_files_are_named(tmp_path):
     records = [write_face(tmp_path, "a.png"), write_face(tmp_path, "b.png")]
     (tmp_path / "b.png").write_bytes(b"no picture")
     data = FaceDataset(records, SCHEME, 64)
     assert data[0]["image"].max() > 0
     with pytest.raises(UserError, match="b.png"):
         data[1]
-    data = FaceDataset(records, SCHEME, 64, on_error="skip")
-    assert len(data) == 1 and len(data.skipped) == 1 and "b.png" in data.skipped[0]
 
 
 def test_small_files_are_read_once(tmp_path, monkeypatch):

@@ -135,8 +135,16 @@ def test_detected_records(tmp_path):
         ["two"],
     )
     assert [r.undetected for r in found] == [False, True, False]
-    assert found[0].rect == (12.0, 10.0, 52.0, 50.0) and found[2].rect == (118.0, 28.0, 158.0, 68.0)
-    assert found[1].rect == (60.0, 50.0, 100.0, 90.0)  # its own landmark box, so that the network can run
+    assert found[0].crop_rect == (12.0, 10.0, 52.0, 50.0) and found[2].crop_rect == (118.0, 28.0, 158.0, 68.0)
+    assert [r.rect for r in found] == [(1, 2, 3, 4)] * 3, (
+        "the data's own rectangle is what errors are divided by"
+    )
+    assert found[1].crop_rect == (
+        60.0,
+        50.0,
+        100.0,
+        90.0,
+    )  # its own landmark box, so that the network can run
     assert [r.rect for r in given] == [(1, 2, 3, 4)] * 3 and not any(r.undetected for r in given)
     dataset = FaceDataset(found, scheme_for(68), 64, box="given")
     truth = np.stack([r.points for r in found])

@@ -297,3 +297,12 @@ def test_a_developed_grey_card_has_the_brightness_of_the_formula():
     grey = light @ [0.299, 0.587, 0.114]
     expected = 0.45 + (grey + 1.4 * (light - grey) - 0.45) * 1.2
     assert np.abs(image.astype(float) - np.clip(expected, 0, 1) * 255).max() <= 1.0
+
+
+def test_an_exported_set_is_labelled_synthetic_and_a_folder_of_that_name_is_not(filled, tmp_path):
+    from srrl_tasks.faces.synthetic import export_wflw, is_export
+
+    out = export_wflw(TINY, tmp_path / "wflw", cache_dir=filled, progress=False)
+    assert is_export(out) and is_export(out / "WFLW_images" / "synthetic--test")
+    (tmp_path / "synthetic").mkdir()
+    assert not is_export(tmp_path / "synthetic") and not is_export(tmp_path)

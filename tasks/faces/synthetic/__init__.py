@@ -11,9 +11,18 @@ from pathlib import Path
 
 from srrl.errors import UserError
 
-from .settings import ATTRIBUTES, SPLITS, SyntheticSettings, cache_root, folder_of
+from .settings import ATTRIBUTES, SPLITS, SyntheticSettings, cache_root, folder_of, is_export
 
-__all__ = ["SPLITS", "SyntheticSettings", "cache_root", "ensure", "export_wflw", "folder_of", "records"]
+__all__ = [
+    "SPLITS",
+    "SyntheticSettings",
+    "cache_root",
+    "ensure",
+    "export_wflw",
+    "folder_of",
+    "is_export",
+    "records",
+]
 
 
 def ensure(

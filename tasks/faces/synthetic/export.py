@@ -7,7 +7,7 @@ from pathlib import Path
 from srrl.errors import UserError
 
 from . import records
-from .settings import SPLITS, SyntheticSettings
+from .settings import MARK, SPLITS, SyntheticSettings
 
 LISTS = Path("WFLW_annotations") / "list_98pt_rect_attr_train_test"
 IMAGES = Path("WFLW_images")
@@ -38,4 +38,5 @@ def export_wflw(
             lines.append(" ".join([*points, *rect, *bits, name.as_posix()]))
         text = "".join(f"{line}\n" for line in lines)
         (folder / LISTS / f"list_98pt_rect_attr_{split}.txt").write_text(text)
+    (folder / MARK).write_text("Synthetic faces of SRRL (CC0), in the layout of WFLW: no photographs.\n")
     return folder

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from srrl.errors import UserError
 
+MARK = "SYNTHETIC.txt"  # in the root of an exported set, so that results on it are labelled so
 GENERATOR_VERSION = 2  # raise it whenever the same key would give another picture or label
 SPLITS = ("train", "val", "test")
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # WFLW's six bits
@@ -26,11 +27,11 @@ class SyntheticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_train: int = Field(3000, ge=0)
-    n_val: int = Field(300, ge=0)
-    n_test: int = Field(400, ge=0)
+    n_train: int = Field(3000, ge=1)
+    n_val: int = Field(300, ge=1)
+    n_test: int = Field(400, ge=1)
     size: int = Field(176, ge=64, le=1024)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     def count(self, split: str) -> int:
         """Faces in `split`; UserError when there is no such split."""
@@ -42,6 +43,12 @@ class SyntheticSettings(BaseModel):
         """12 hex digits that change with any setting that changes a picture (not with the numbers of faces)."""
         content = {"generator": GENERATOR_VERSION, **self.model_dump(include={"size", "seed"})}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether ``path`` is an exported set of synthetic faces, or lies within one."""
+    path = Path(path).resolve()
+    return any((folder / MARK).is_file() for folder in (path, *path.parents))
 
 
 def cache_root() -> Path:
