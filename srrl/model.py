@@ -64,6 +64,10 @@ class Adapter(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} defines no forward_head")
 
+    def forward_intermediates(self, x: Tensor) -> list[Tensor]:
+        """The maps of each stage; the last one alone where the adapter knows no stages."""
+        return [self.forward_features(x)]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 

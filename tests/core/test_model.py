@@ -225,6 +225,8 @@ def test_split_finds_its_channels_and_normalises():
     model(torch.full((1, 3, 3, 3), 0.75))
     assert seen[0][0, :, 0, 0].tolist() == [0.5, 1.0, 2.0]
     assert Split(nn.Identity(), nn.Identity(), channels=5).feature_channels == 5  # told, so not probed
+    (stage,) = model.forward_intermediates(torch.ones(1, 3, 5, 5))
+    assert stage.shape == (1, 11, 3, 3)
 
 
 def test_probing_leaves_statistics_and_modes_alone():

@@ -84,6 +84,24 @@ def test_flip_order_is_an_involution_and_pairs_are_disjoint(k):
     assert not order.flags.writeable
 
 
+def pairs(text):
+    """The pairs of "a-b c-d …", unordered."""
+    return {frozenset(map(int, pair.split("-"))) for pair in text.split()}
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [  # from the definitions of the data sets, not from our tables
+        (19, "0-5 1-4 2-3 6-11 7-10 8-9 12-14 15-17"),
+        (29, "0-1 2-3 4-6 5-7 8-9 10-11 12-14 13-15 16-17 18-19 22-23"),
+        (68, "0-16 1-15 2-14 3-13 4-12 5-11 6-10 7-9 17-26 18-25 19-24 20-23 21-22 31-35 32-34 36-45 37-44 38-43 39-42 "
+             "40-47 41-46 48-54 49-53 50-52 55-59 56-58 60-64 61-63 65-67"),
+    ],
+)  # fmt: skip
+def test_flip_pairs_are_those_of_the_data_sets(k, expected):
+    assert {frozenset(pair) for pair in scheme_for(k).flip_pairs} == pairs(expected)
+
+
 @pytest.mark.parametrize("k", SCHEMES)
 def test_regions_cover_each_point_once_and_mirror_onto_themselves(k):
     scheme = scheme_for(k)

@@ -299,6 +299,12 @@ def test_a_developed_grey_card_has_the_brightness_of_the_formula():
     assert np.abs(image.astype(float) - np.clip(expected, 0, 1) * 255).max() <= 1.0
 
 
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made.*data.cache_dir"):
+        synthetic.ensure(TINY, cache_dir=tmp_path / "file", progress=False)
+
+
 def test_an_exported_set_is_labelled_synthetic_and_a_folder_of_that_name_is_not(filled, tmp_path):
     from srrl_tasks.faces.synthetic import export_wflw, is_export
 

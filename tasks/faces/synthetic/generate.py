@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import srrl
-from srrl.errors import RunError
+from srrl.errors import RunError, UserError
 
 from . import assets
 from .settings import SPLITS, SyntheticSettings, cache_root, folder_of
@@ -56,7 +56,12 @@ def ensure(
     if not wanted:
         return folder
     assets.require()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be made ({error.strerror}): set data.cache_dir or SRRL_CACHE to another"
+        ) from None
     _describe(folder, settings)
     count = min(processes or processes_default(), len(wanted))
     task = {
