@@ -53,7 +53,10 @@ class FacesSettings(RunSettings):
     batch_size: int = Field(16, ge=1)
     image_size: int = Field(128, ge=32, description="side of the crop, pixels")
     sigma: float = Field(1.5, gt=0, description="of the target Gaussians, heatmap pixels")
-    decoder: Literal["dark", "topk"] = "dark"
+    decoder: Literal["dark", "topk"] = Field(
+        "dark",
+        description="topk is a soft-argmax over the largest pixels: rougher, about a third of a picture pixel",
+    )
     foreground: float = Field(
         10.0, ge=0, description="heatmap weight = 1 + foreground · H, in every comparison"
     )
