@@ -13,7 +13,7 @@ from srrl.task import Data
 from . import synthetic
 from .augment import Augment
 from .dataset import FaceDataset
-from .readers import FORMATS, detect, read
+from .readers import detect, has_split, read
 from .records import Records, verify_images
 from .schemes import Scheme, scheme_for
 from .settings import FacesSettings
@@ -122,9 +122,10 @@ def build_dataset(cfg: FacesSettings, records: Records, scheme: Scheme, *, train
 
 
 def read_for_evaluation(path: str, format: str | None, on_error: str) -> tuple[Records, str]:
-    """Everything at ``path``, or its own test split where the format defines one; and which of the two (``all``)."""
+    """Everything at ``path``, or its test split where it has one; and which of the two (``all``)."""
     found = format or detect(path)
-    split = OWN_SPLITS.get(found) if Path(path).is_dir() else None
+    split = OWN_SPLITS.get(found, "test")
+    split = split if has_split(path, found, split) else None
     return read(path, found, split, on_error=on_error), split or "all"
 
 
@@ -158,13 +159,9 @@ def _read_splits(
     found = d.format or detect(d.train)
     splits = {"train": read(d.train, found, "train", on_error=d.on_error)}
     if d.val:
-        splits["val"] = read(
-            d.val,
-            d.format,
-            "val" if "val" in FORMATS[d.format or detect(d.val)].splits else None,
-            on_error=d.on_error,
-        )
-    elif (Path(d.train) / "val").is_dir():
+        split = "val" if Path(d.val).expanduser().is_dir() else None
+        splits["val"] = read(d.val, d.format, split, on_error=d.on_error)
+    elif has_split(d.train, found, "val"):
         splits["val"] = read(d.train, found, "val", on_error=d.on_error)
     else:
         splits["train"], splits["val"] = cut_validation(splits["train"], d.val_fraction, cfg.seed)
@@ -174,13 +171,11 @@ def _read_splits(
         splits["test"] = read(
             d.test,
             test_format,
-            OWN_SPLITS.get(test_format, "test") if Path(d.test).is_dir() else None,
+            OWN_SPLITS.get(test_format, "test") if Path(d.test).expanduser().is_dir() else None,
             on_error=d.on_error,
         )
-    elif found in OWN_SPLITS and Path(d.train).is_dir():
-        splits["test"] = read(d.train, found, OWN_SPLITS[found], on_error=d.on_error)
-    elif (Path(d.train) / "test").is_dir():
-        splits["test"] = read(d.train, found, "test", on_error=d.on_error)
+    elif has_split(d.train, found, OWN_SPLITS.get(found, "test")):
+        splits["test"] = read(d.train, found, OWN_SPLITS.get(found, "test"), on_error=d.on_error)
     else:
         splits["test"] = splits["val"]
         say(

@@ -17,7 +17,7 @@ from srrl.errors import UserError
 
 from ..records import Records
 from ..schemes import SCHEMES
-from .common import SPLIT_ALIASES, Issues
+from .common import SPLIT_ALIASES, Issues, annotation_files, split_folders, split_of
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,19 @@ def read(
     issues = Issues(on_error, f"the {format} layout is {FORMATS[format].layout}")
     records = importlib.import_module(f".{FORMATS[format].module}", __name__).read(path, split, issues)
     return _finish(Records(records, format, split), path, issues)
+
+
+def has_split(path: str | PathLike, format: str, split: str) -> bool:
+    """True where the folder `path` has annotations of its own for that split of that format."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return False
+    if format == "ibug":
+        return split in split_folders(path)
+    if format in ("coco", "csv"):
+        extension = {"coco": ".json", "csv": ".csv"}[format]
+        return split in {split_of(file.stem) for file in annotation_files(path, extension)}
+    return split in FORMATS[format].splits
 
 
 def detect(path: str | PathLike) -> str:

@@ -134,6 +134,19 @@ def split_of(stem: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def annotation_files(path: Path, extension: str) -> list[Path]:
+    """The files of that extension in a folder and in its annotations/, sorted within each."""
+    folders = [path, path / "annotations"]
+    files = [f for d in folders if d.is_dir() for f in sorted(d.iterdir()) if f.suffix.lower() == extension]
+    return [f for f in files if f.is_file() and not f.name.startswith(".")]
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+    """The sub-folders named after a split, by the split's canonical name."""
+    named = [d for d in sorted(path.iterdir()) if d.name.lower() in SPLIT_ALIASES and d.is_dir()]
+    return {SPLIT_ALIASES[d.name.lower()]: d for d in named}
+
+
 def files_of_split(path: Path, extension: str, split: str | None, layout: str) -> list[Path]:
     """The annotation files to read: `path` itself, or those of a folder that belong to `split` (None: all).
 
@@ -142,9 +155,7 @@ def files_of_split(path: Path, extension: str, split: str | None, layout: str) -
     """
     if path.is_file():
         return [path]
-    folders = [path, path / "annotations"]
-    files = [f for d in folders if d.is_dir() for f in sorted(d.iterdir()) if f.suffix.lower() == extension]
-    files = [f for f in files if f.is_file() and not f.name.startswith(".")]
+    files = annotation_files(path, extension)
     if not files:
         raise UserError(f"{path.resolve()}: no {extension} file in this folder; {layout}")
     splits = {f: split_of(f.stem) for f in files}

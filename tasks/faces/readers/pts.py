@@ -10,7 +10,7 @@ import numpy as np
 from srrl.errors import UserError
 
 from ..records import IMAGE_EXTENSIONS, FaceRecord
-from .common import SPLIT_ALIASES, Issues, checked, is_image, numbers, read_text
+from .common import Issues, checked, is_image, numbers, read_text, split_folders
 
 
 def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
@@ -30,10 +30,7 @@ def _split_folder(path: Path, split: str | None) -> Path:
     """The sub-folder for the split; `path` itself when it has no sub-folder named after any split."""
     if split is None:
         return path
-    folders = {
-        SPLIT_ALIASES[d.name.lower()]: d for d in sorted(path.iterdir()) if d.name.lower() in SPLIT_ALIASES
-    }
-    folders = {name: d for name, d in folders.items() if d.is_dir()}
+    folders = split_folders(path)
     if folders and split not in folders:
         names = ", ".join(d.name for d in folders.values())
         raise UserError(
