@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130/143 int
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -66,6 +67,12 @@ def guarded(action: Callable[[], int]) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
         return 1
     except MemoryError:
         print("error: out of memory: lower batch_size or image_size", file=sys.stderr)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 from safetensors.torch import load_file
 from small_run import ROOT, TINY, call, faces, start
@@ -95,6 +97,75 @@ def test_run_folder_holds_what_the_contract_says(finished):
     assert [(r["phase"], r["epoch"]) for r in rows] == [
         (p, str(e)) for p in ("teacher", "baseline", "student") for e in (1, 2, 3)
     ]
+
+
+def tables(report):
+    """Rows of the Markdown tables of a report: first cell → the others."""
+    rows = [line.strip("| ").split("|") for line in report.splitlines() if line.startswith("|")]
+    return {first.strip(): [cell.strip() for cell in rest] for first, *rest in rows}
+
+
+def test_report_shows_the_figures_side_by_side_and_the_pictures(finished):
+    folder, _ = finished
+    results = json.loads((folder / "results.json").read_text())
+    report = (folder / "report.md").read_text()
+    rows = tables(report)
+    models = [results[m] for m in ("teacher", "student", "baseline")]
+    assert "|  | teacher | student | baseline |" in report
+    assert [float(c) for c in rows["nme (%)"]] == pytest.approx([m["nme"] for m in models], rel=1e-3)
+    assert rows["parameters"] == [f"{m['params']:,}" for m in models]
+    assert [float(c) for c in rows["multiply-adds (M)"]] == [round(m["macs"] / 1e6, 1) for m in models]
+    assert [float(c) for c in rows["weights file (MB)"]] == [round(m["size_bytes"] / 1e6, 2) for m in models]
+    for threads, suffix in (("one thread", ""), (f"{os.cpu_count()} threads", "_all_threads")):
+        for cell, m in zip(rows[f"latency p50 / p95, {threads} (ms)"], models, strict=True):
+            figures = [m[f"latency_ms_{p}{suffix}"] for p in ("p50", "p95")]
+            assert [float(f) for f in cell.split("/")] == pytest.approx(figures, abs=0.006)
+    for region, cells in results["student"]["regions"].items():
+        value = cells["nme"] if isinstance(cells, dict) else cells
+        assert float(rows[region][1]) == pytest.approx(value, abs=6e-4)
+    pictures = re.findall(r"!\[.+\]\((.+)\)", report)
+    assert {"plots/curves.png", "plots/ced.png", "plots/contact.png"} <= set(pictures)
+    for picture in pictures:
+        assert cv2.imread(str(folder / picture)).std() > 5, picture  # decodes, and is not one colour
+
+
+def test_curves_appear_while_training_and_the_results_come_last(arguments, tmp_path, monkeypatch, capsys):
+    """A reader of the folder takes results.json for the end of the run, so nothing may follow it."""
+    from srrl import pipeline, report
+    from srrl.cli import main_of
+    from srrl.train import COMMAND
+
+    drawn, draw = [], report.draw_curves
+
+    def draw_and_note(metrics, out, *rest):
+        draw(metrics, out, *rest)
+        drawn.append((len(metrics.read_text().splitlines()) - 1, out.is_file()))
+
+    def broken_report(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "DRAW_EVERY", 0.0)
+    monkeypatch.setattr(report, "draw_curves", draw_and_note)
+    monkeypatch.setattr(report, "write_report", broken_report)
+    monkeypatch.setattr(
+        sys, "argv", ["train", *arguments, "epochs=2", "baseline=false", "--run-dir", str(tmp_path / "run")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main_of(COMMAND)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: No space left on device"
+    assert drawn == [(rows, True) for rows in (1, 2, 3, 4)]
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_durations_count_what_was_trained_before_a_resume(tmp_path):
+    from srrl.report import _spent
+    from srrl.runs import RunFolder
+
+    lines = ["phase,epoch,seconds", "teacher,1,40", "teacher,2,50", "student,1,7"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    spent = _spent(RunFolder(tmp_path), {"data": 3.0, "teacher": 0.5, "student": 9.0})
+    assert spent == {"data": 3.0, "teacher": 90.0, "student": 9.0}
 
 
 def test_the_teacher_has_its_own_rate(finished):
