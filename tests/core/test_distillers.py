@@ -213,6 +213,33 @@ def test_a_teacher_of_one_image_size_is_probed_at_that_size():
     assert type(make(teacher=teacher).connector.activation) is nn.ReLU
 
 
+class OneSize(nn.Module):
+    """A bare module under the protocol that takes pictures of one size and says so nowhere."""
+
+    feature_channels = 3
+
+    def __init__(self, side):
+        super().__init__()
+        self.side, self.linear = side, nn.Linear(3, 3)
+
+    def forward_features(self, x):
+        assert x.shape[2:] == (self.side, self.side), "one size only"
+        return x - 2
+
+    def forward_head(self, features):
+        return self.linear(features.mean((2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_teacher_that_names_no_size_is_probed_at_the_usual_ones():
+    assert type(make(teacher=OneSize(224)).connector.activation) is nn.Identity
+    with pytest.raises(UserError, match="one size only.*probe_size.*connector_activation"):
+        make(teacher=OneSize(100))
+    assert type(make(teacher=OneSize(100), connector_activation="relu").connector.activation) is nn.ReLU
+
+
 def test_pair_unlike_in_width_depth_and_map_size_needs_no_resizing_for_logits():
     student, teacher = tiny(3, stride=4, seed=1), tiny(9, depth=3, stride=1, seed=2)
     distiller, data = make(student=student, teacher=teacher).train(), batch()
