@@ -51,6 +51,12 @@ class DataSettings(Section):
     val: str | None = None
     test: str | None = None
     format: str | None = None
+    split_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**32,
+        description="of what is set aside of train: not the run's, so that seeds share a teacher",
+    )
     on_error: Literal["raise", "skip"] = "raise"
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 

@@ -164,7 +164,7 @@ def _read_splits(
     elif has_split(d.train, found, "val"):
         splits["val"] = read(d.train, found, "val", on_error=d.on_error)
     else:
-        splits["train"], splits["val"] = cut_validation(splits["train"], d.val_fraction, cfg.seed)
+        splits["train"], splits["val"] = cut_validation(splits["train"], d.val_fraction, d.split_seed)
         say(f"data: no data.val given: {len(splits['val'])} faces of train are set aside for it")
     if d.test:
         test_format = d.format or detect(d.test)

@@ -82,6 +82,21 @@ def test_a_folder_of_one_split_gives_a_part_of_it_to_choose_the_epoch(tmp_path):
     assert any("1 faces of train are set aside" in line for line in said)
 
 
+def test_what_is_set_aside_does_not_change_with_the_seed(tmp_path):
+    """One teacher serves all seeds of a comparison: it must not have trained on the faces that a student is chosen with."""
+    write_ibug(tmp_path, ["train"])
+    data = {"train": str(tmp_path / "train"), "val_fraction": 0.25}
+    chosen = {
+        (seed, split): names(
+            prepare(FacesSettings(seed=seed, data={**data, "split_seed": split}), print).val
+        )[0]
+        for seed in range(6)
+        for split in range(6)
+    }
+    assert len({chosen[seed, 0] for seed in range(6)}) == 1
+    assert len({chosen[0, split] for split in range(6)}) > 1
+
+
 @pytest.mark.parametrize("format", WRITERS)
 def test_named_folders_win_over_those_inside_train(format, tmp_path):
     WRITERS[format](tmp_path / "a", COUNTS)
