@@ -67,6 +67,11 @@ class KeyedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.inner)
 
+    @property
+    def labels(self) -> object:
+        """The label of every sample, where the inner data set tells them (as ``labels`` or ``targets``), else None."""
+        return getattr(self.inner, "labels", getattr(self.inner, "targets", None))
+
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         with _seeded([self.seed, epoch, index]):

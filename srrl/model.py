@@ -8,8 +8,8 @@ Each adapter applies its own model's input normalisation, so that teacher and st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,12 @@ class Adapter(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward_head")
 
     def forward_intermediates(self, x: Tensor) -> list[Tensor]:
-        """The maps of each stage; the last one alone where the adapter knows no stages."""
+        """The map of each stage, the last one being ``forward_features``; that one alone where no stages are known."""
         return [self.forward_features(x)]
+
+    def stage_modules(self) -> list[nn.Module]:
+        """The modules whose outputs :meth:`forward_intermediates` gives; empty where they are not known."""
+        return []
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -95,6 +99,9 @@ class Split(Adapter):
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(self.normalize(x))
+
+    def stage_modules(self) -> list[nn.Module]:
+        return [self.features]
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(features)
@@ -131,7 +138,10 @@ class TimmModel(Adapter):
         _check_split(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        out = self.model.forward_features(self.normalize(x))
+        return self._map(self.model.forward_features(self.normalize(x)))
+
+    def _map(self, out: Tensor) -> Tensor:
+        """What timm calls features as an NCHW map."""
         if out.ndim == 3:
             if self.model.global_pool == "token":
                 return out[:, 0, :, None, None]
@@ -151,7 +161,15 @@ class TimmModel(Adapter):
         return self.model.forward_head(features.permute(0, 2, 3, 1) if self.layout == "NHWC" else features)
 
     def forward_intermediates(self, x: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(self.normalize(x), intermediates_only=True)
+        """timm's intermediates, its own last map (after a final normalisation or convolution) in the last place."""
+        out, maps = self.model.forward_intermediates(self.normalize(x))
+        last = self._map(out)
+        return [*(maps[:-1] if maps[-1].shape == last.shape else maps), last]
+
+    def stage_modules(self) -> list[nn.Module]:
+        return [
+            self.model.get_submodule(stage["module"]) for stage in getattr(self.model, "feature_info", [])
+        ]
 
 
 class TorchvisionModel(Adapter):
@@ -198,6 +216,9 @@ class TorchvisionModel(Adapter):
             maps[-1] = maps[-1].relu()
         return maps
 
+    def stage_modules(self) -> list[nn.Module]:
+        return [getattr(self.model, stage) for stage in self.stages]
+
     def forward_features(self, x: Tensor) -> Tensor:
         return self.forward_intermediates(x)[-1]
 
@@ -221,6 +242,9 @@ class Backbone(nn.Module):
 
     def intermediates(self, x: Tensor) -> list[Tensor]:
         return self.adapter.forward_intermediates(x)
+
+    def stage_modules(self) -> list[nn.Module]:
+        return self.adapter.stage_modules()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.adapter.forward_features(x)
@@ -301,6 +325,37 @@ class Frozen(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def stages_of(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The map of each stage of a model under the protocol, the last being its features: that alone where it knows no stages."""
+    inner = model.model if isinstance(model, Frozen) else model
+    if hasattr(inner, "forward_intermediates"):
+        return inner.forward_intermediates(x)
+    return [inner.forward_features(x)]
+
+
+PROBE_SIZES = (64, 224, 32, 256)  # after the size that a model itself names, if it does
+T = TypeVar("T")
+
+
+def on_noise(model: nn.Module, name: str, look: Callable[[Tensor], T]) -> T:
+    """``look`` at noise pictures (2, 3, S, S) of a size that the model takes, in eval mode and without gradients.
+
+    ``name`` is what messages call the model. Raises UserError where it takes none of the usual sizes.
+    """
+    inner = model.model if isinstance(model, Frozen) else model
+    with _probing(inner) as device:
+        for size in dict.fromkeys((getattr(inner, "probe_size", PROBE_SIZES[0]), *PROBE_SIZES)):
+            noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+            try:
+                return look(noise)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                refused = error
+    raise UserError(
+        f"the {name} takes no picture of {', '.join(map(str, PROBE_SIZES))} pixels ({str(refused).splitlines()[0]}): "
+        "give it an attribute probe_size"
+    )
+
+
 def training_format(model: nn.Module) -> torch.memory_format:
     """The memory format to train in: channels_last, which convolutions like, unless it would crash.
 
@@ -337,11 +392,12 @@ def _probe_channels(model: Adapter, shape: tuple[int, int, int]) -> int:
 
 
 @contextlib.contextmanager
-def _probing(model: Adapter):
+def _probing(model: nn.Module):
     """Eval mode without gradients for a look at the model, on its device; every module's mode is put back."""
     modes = {m: m.training for m in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.normalize.to(device)
+    if hasattr(model, "normalize"):
+        model.normalize.to(device)
     try:
         with torch.no_grad():
             model.eval()

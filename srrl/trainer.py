@@ -117,6 +117,7 @@ class Trainer:
 
         accelerator, phase = self.accelerator, self.phase
         started = time.monotonic()
+        self.distiller.meet(self.dataset)
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
         if phase.optim.ema:
@@ -155,6 +156,7 @@ class Trainer:
             # dropout and the like, the same on resume
             torch.manual_seed(phase.seed * 1_000_003 + self.epoch + 499_979 * accelerator.process_index)
         model.train()
+        self.distiller.epoch.fill_(self.epoch + 1)
         saved = clock = time.monotonic()
         with EpochProgress(
             phase.name, self.epoch, phase.epochs, self.batches.total, self.step, accelerator.is_main_process

@@ -18,6 +18,14 @@ METHODS = {
     "none": ("srrl.distillers.none", "NoTeacher"),
     "kd": ("srrl.distillers.kd", "KD"),
     "srrl": ("srrl.distillers.srrl", "SRRL"),
+    "fitnet": ("srrl.distillers.fitnet", "FitNet"),
+    "at": ("srrl.distillers.at", "AT"),
+    "ofd": ("srrl.distillers.ofd", "OFD"),
+    "rkd": ("srrl.distillers.rkd", "RKD"),
+    "crd": ("srrl.distillers.crd", "CRD"),
+    "dkd": ("srrl.distillers.dkd", "DKD"),
+    "dist": ("srrl.distillers.dist", "DIST"),
+    "reviewkd": ("srrl.distillers.reviewkd", "ReviewKD"),
 }
 
 

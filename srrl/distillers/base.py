@@ -7,9 +7,10 @@ from typing import Literal, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from srrl.errors import UserError
-from srrl.model import Frozen, to_unit, training_format
+from srrl.model import Frozen, stages_of, to_unit, training_format
 
 Batch = dict[str, Tensor]
 
@@ -27,6 +28,31 @@ class MethodSettings(BaseModel):
     kd_weight: float = Field(1.0, ge=0, description="weight of the term of method kd")
     kd_temperature: float = Field(4.0, gt=0, description="temperature of kd on logits")
     added_kd: float = Field(0.0, ge=0, description="srrl only: weight of an added kd term (0 = the paper)")
+    fitnet_weight: float = Field(100.0, ge=0, description="fitnet: weight of the hint (RepDistiller's)")
+    fitnet_stage: int | None = Field(
+        None, description="fitnet: stage of the hint, from 0; None: the middle one"
+    )
+    at_weight: float = Field(1000.0, ge=0, description="at: weight of the attention maps (the authors')")
+    rkd_distance: float = Field(25.0, ge=0, description="rkd: weight of the distances")
+    rkd_angle: float = Field(50.0, ge=0, description="rkd: weight of the angles")
+    crd_weight: float = Field(0.8, ge=0, description="crd: weight of the contrastive loss")
+    crd_negatives: int = Field(16384, ge=1, description="crd: negatives a sample")
+    crd_temperature: float = Field(0.07, gt=0)
+    crd_momentum: float = Field(0.5, ge=0, lt=1, description="crd: of the memory")
+    crd_dim: int = Field(128, ge=1, description="crd: dimensions of the embedding")
+    dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target class's part")
+    dkd_beta: float = Field(8.0, ge=0, description="dkd: weight of the other classes' part")
+    dkd_temperature: float = Field(4.0, gt=0)
+    dkd_warmup: int = Field(20, ge=0, description="dkd: epochs over which its weight rises")
+    dist_inter: float = Field(2.0, ge=0, description="dist: weight of the relation between classes")
+    dist_intra: float = Field(2.0, ge=0, description="dist: weight of the relation between samples")
+    dist_temperature: float = Field(4.0, gt=0)
+    ofd_weight: float = Field(1e-3, ge=0, description="ofd: weight of the summed partial distances")
+    review_weight: float = Field(1.0, ge=0, description="reviewkd: weight of the fused maps' distances")
+    review_channels: int = Field(
+        512, ge=1, description="reviewkd: channels of the fused maps, at most the student's last"
+    )
+    review_warmup: int = Field(20, ge=0, description="reviewkd: epochs over which its weight rises")
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"
     )
@@ -66,7 +92,10 @@ class Distiller(nn.Module):
     returns ``loss`` (a scalar that carries gradients), ``output`` (the student's prediction) and detached parts.
     """
 
+    name = ""
     needs_teacher = True
+    kinds: tuple[str, ...] = ()  # the kinds of prediction it can compare; empty: any
+    misfit = "choose another method"
     parts: tuple[str, ...] = ("supervised",)
     reads: tuple[str, ...] = ()  # the fields of MethodSettings that change what it learns
 
@@ -78,6 +107,13 @@ class Distiller(nn.Module):
         self.teacher = Frozen(teacher) if teacher is not None and self.needs_teacher else None
         self.criterion, self.settings = criterion, settings
         self.memory_format = training_format(student)
+        # the running epoch, from 1; a tensor, so that a compiled step need not be compiled again for each
+        self.register_buffer("epoch", torch.ones(()), persistent=False)
+        if self.kinds and criterion.kind not in self.kinds:
+            raise UserError(
+                f"method {self.name} compares {' and '.join(self.kinds)}, this task predicts {criterion.kind}: "
+                f"{self.misfit}"
+            )
 
     def image(self, batch: Batch) -> Tensor:
         """The batch's images as RGB 0–1 in the memory format that suits the student."""
@@ -101,6 +137,30 @@ class Distiller(nn.Module):
         if features.is_inference():  # made under inference_mode: autograd takes a copy only
             features = features.clone()
         return features, head_of("teacher", self.teacher, features)
+
+    @torch.no_grad()
+    def teach_stages(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The map of each of the teacher's stages, the last one being its features, and its prediction."""
+        maps = [m.clone() if m.is_inference() else m for m in stages_of(self.teacher, x)]
+        return maps, head_of("teacher", self.teacher, maps[-1])
+
+    def learn_stages(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same of the student, with gradients."""
+        maps = stages_of(self.student, x)
+        return maps, head_of("student", self.student, maps[-1])
+
+    def meet(self, dataset: Dataset) -> None:
+        """The training set, before the first step, for methods that need to know more of it than a batch."""
+
+    def result(
+        self, output: Tensor, supervised: Tensor, **terms: tuple[float | Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """What ``forward`` returns: the total of the supervised loss and of each (weight, term), and its parts."""
+        loss = supervised
+        for weight, term in terms.values():
+            loss = loss + weight * term
+        parts = {name: term.detach() for name, (_, term) in terms.items()}
+        return {"loss": loss, "output": output, "supervised": supervised.detach(), **parts}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         raise TypeError(f"{type(self).__name__} defines no forward")

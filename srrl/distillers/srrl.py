@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from srrl.connector import Connector
 from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, head_of
 from srrl.distillers.kd import kd_term
 from srrl.errors import UserError
+from srrl.model import on_noise
 
 
 class SRRL(Distiller):
@@ -91,23 +91,6 @@ class SRRL(Distiller):
         return losses.SR_LOGITS[self.settings.sr_form](transferred, target)
 
 
-PROBE_SIZES = (64, 224, 32, 256)  # after the size that the model itself names, if it does
-
-
-@torch.no_grad()
 def _non_negative(teacher: nn.Module) -> bool:
-    """Whether the teacher's features can be reached by a ReLU, read off a noise image of a size that it takes.
-
-    Raises UserError where it takes none of the usual sizes.
-    """
-    parameter = next(teacher.parameters())
-    for size in dict.fromkeys((getattr(teacher.model, "probe_size", PROBE_SIZES[0]), *PROBE_SIZES)):
-        noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-        try:
-            return bool(teacher.forward_features(noise).min() >= 0)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            refused = error
-    raise UserError(
-        f"the teacher takes no picture of {', '.join(map(str, PROBE_SIZES))} pixels ({str(refused).splitlines()[0]}): "
-        "give it an attribute probe_size, or set connector_activation to relu or identity"
-    )
+    """Whether the teacher's features can be reached by a ReLU, read off noise pictures."""
+    return on_noise(teacher, "teacher", lambda noise: bool(teacher.forward_features(noise).min() >= 0))

@@ -71,6 +71,10 @@ class ResNetTrunk(nn.Module):
             maps.append(x)
         return maps
 
+    def stage_modules(self) -> list[nn.Module]:
+        """The four stages."""
+        return list(self.stages)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(self.stem(x))
 
@@ -152,9 +156,14 @@ class HeatmapNet(nn.Module):
         return self.final(self.decoder(features) if self.cut == "deep" else features)
 
     def forward_intermediates(self, x: Tensor) -> list[Tensor]:
-        """The map of each backbone stage, then the decoder's output."""
+        """The map of each backbone stage, and the decoder's output where the cut lies behind it."""
         maps = self.backbone.intermediates(self.normalize(x))
-        return [*maps, self.decoder(maps[-1])]
+        return maps if self.cut == "deep" else [*maps, self.decoder(maps[-1])]
+
+    def stage_modules(self) -> list[nn.Module]:
+        """The modules that give those maps."""
+        stages = self.backbone.stage_modules()
+        return stages if self.cut == "deep" else [*stages, self.decoder]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

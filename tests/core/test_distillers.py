@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from toys import HeatmapL2, connector_by_hand, cross_entropy, softmax, spatial, tiny
+from toys import Colours, HeatmapL2, connector_by_hand, cross_entropy, softmax, spatial, tiny
 
 from srrl.api import CrossEntropyCriterion
 from srrl.distillers import METHODS, build_distiller
@@ -18,14 +18,17 @@ CE = CrossEntropyCriterion()
 
 def batch(n=4, seed=0, size=8):
     generator = torch.Generator().manual_seed(seed)
-    return {"image": torch.rand(n, 3, size, size, generator=generator), "label": torch.arange(n) % 3}
+    image = torch.rand(n, 3, size, size, generator=generator)
+    return {"image": image, "label": torch.arange(n) % 3, "index": torch.arange(n)}
 
 
 def make(method="srrl", student=None, teacher=None, criterion=CE, **settings):
     student = student or tiny(4, seed=1)
     teacher = teacher or tiny(7, depth=2, stride=1, seed=2)
     torch.manual_seed(3)
-    return build_distiller(method, student, teacher, criterion, MethodSettings(**settings))
+    distiller = build_distiller(method, student, teacher, criterion, MethodSettings(**settings))
+    distiller.meet(Colours(12))
+    return distiller
 
 
 def srrl_by_hand(distiller, data):
@@ -235,7 +238,7 @@ class OneSize(nn.Module):
 
 def test_a_teacher_that_names_no_size_is_probed_at_the_usual_ones():
     assert type(make(teacher=OneSize(224)).connector.activation) is nn.Identity
-    with pytest.raises(UserError, match="one size only.*probe_size.*connector_activation"):
+    with pytest.raises(UserError, match="one size only.*probe_size"):
         make(teacher=OneSize(100))
     assert type(make(teacher=OneSize(100), connector_activation="relu").connector.activation) is nn.ReLU
 

@@ -53,7 +53,7 @@ LIBRARY = {
         [32, 16, 8, 4, 2],
     ),
     "timm-convnext": (lambda: timm.create_model("test_convnext", num_classes=5), 64, (64, 2), [16, 8, 4, 2]),
-    "timm-vit-token": (lambda: timm.create_model("test_vit", num_classes=5), 160, (64, 1), [10] * 6),
+    "timm-vit-token": (lambda: timm.create_model("test_vit", num_classes=5), 160, (64, 1), [10] * 6 + [1]),
     "timm-vit-pooled": (lambda: timm.create_model("test_vit2", num_classes=5), 160, (64, 10), [10] * 8),
     "timm-swin": (lambda: timm.create_model("swin_tiny_patch4_window7_224", **SWIN), 56, (24, 7), [14, 7]),
     "resnet": (lambda: zoo.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5), 64, (512, 2), [16, 8, 4, 2]),
@@ -126,10 +126,11 @@ def test_intermediate_maps_have_the_shapes_of_the_stages(name, models):
     _, size, (channels, side), sides = LIBRARY[name]
     model.eval()
     with torch.no_grad():
-        maps = model.forward_intermediates(torch.rand(1, 3, size, size))
+        x = torch.rand(1, 3, size, size)
+        maps, features = model.forward_intermediates(x), model.forward_features(x)
     assert [m.shape[2] for m in maps] == [m.shape[3] for m in maps] == sides
-    if name not in ("timm-mobilenetv3", "timm-vit-token"):  # their last map comes after one more layer
-        assert maps[-1].shape[1:] == (channels, side, side)
+    assert maps[-1].shape[1:] == (channels, side, side)
+    torch.testing.assert_close(maps[-1], features)
 
 
 @pytest.mark.parametrize("name", ["timm-swin", "timm-vit-pooled"])

@@ -1,0 +1,41 @@
+"""DIST: knowledge distillation from a stronger teacher (Huang et al., NeurIPS 2022, arXiv 2205.10536)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from srrl.distillers.base import Batch, Distiller
+
+
+def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 − Pearson's correlation of each row of a and b (N, C), averaged over the rows."""
+    a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
+    return 1 - ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)).mean()
+
+
+class DIST(Distiller):
+    """L = L_supervised + dist_inter · T² · L_inter + dist_intra · T² · L_intra (Eq. 8 to 10).
+
+    L_inter correlates the class probabilities of each sample, L_intra those of each class over the batch, at
+    temperature T.
+    """
+
+    name = "dist"
+    kinds = ("logits",)
+    misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
+    parts = ("supervised", "inter", "intra")
+    reads = ("dist_inter", "dist_intra", "dist_temperature")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        s, x = self.settings, self.image(batch)
+        with torch.no_grad():
+            target = self.teacher(x)
+        output = self.student(x)
+        student, teacher = ((z.float() / s.dist_temperature).softmax(1) for z in (output, target))
+        scale = s.dist_temperature**2
+        inter, intra = pearson_distance(student, teacher), pearson_distance(student.T, teacher.T)
+        supervised = self.criterion.supervised(output, batch)
+        return self.result(
+            output, supervised, inter=(s.dist_inter * scale, inter), intra=(s.dist_intra * scale, intra)
+        )

@@ -1,0 +1,84 @@
+"""Stages of teacher and student brought together: which belong to each other, at which size, and their maps before a ReLU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srrl.errors import UserError
+from srrl.model import Frozen, on_noise, stages_of
+
+
+def pairs(student: list, teacher: list) -> list[tuple]:
+    """Stages of both, from the last one backwards, as many as the network with fewer has; in forward order."""
+    n = min(len(student), len(teacher))
+    return list(zip(student[-n:], teacher[-n:], strict=True))
+
+
+def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps (N, C, H, W), (N, C', H', W') at the smaller of their sizes: the other is averaged over areas."""
+    size = tuple(min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    student, teacher = (
+        m if m.shape[2:] == size else F.adaptive_avg_pool2d(m, size) for m in (student, teacher)
+    )
+    return student, teacher
+
+
+def stage_channels(model: nn.Module, name: str) -> list[int]:
+    """Channels of each stage's map, seen on noise pictures. ``name`` is what messages call the model."""
+    return on_noise(model, name, lambda noise: [m.shape[1] for m in stages_of(model, noise)])
+
+
+def stages_non_negative(model: nn.Module, name: str) -> list[bool]:
+    """Whether each stage's map could come from a ReLU, seen on noise pictures."""
+    return on_noise(model, name, lambda noise: [bool(m.min() >= 0) for m in stages_of(model, noise)])
+
+
+class PreReLU:
+    """The maps of a network's stages before the ReLU that ends each of them.
+
+    The last ReLU module of a stage may run several times in one pass (torchvision's blocks share one): its last input
+    counts. Raises UserError unless the ReLU of what was seen is the stage's map.
+    """
+
+    def __init__(self, model: nn.Module, name: str, method: str):
+        inner = model.model if isinstance(model, Frozen) else model
+        stages = inner.stage_modules() if hasattr(inner, "stage_modules") else []
+        found = [[m for m in stage.modules() if isinstance(m, nn.ReLU)] for stage in stages]
+        if not stages or not all(found):
+            raise UserError(
+                f"method {method} needs stages that end in a ReLU, which the {name} does not have"
+            )
+        self.last = [relus[-1] for relus in found]
+        self.channels = on_noise(model, name, lambda noise: self._checked(model, noise))
+        if not self.channels:
+            raise UserError(
+                f"method {method} needs stages that end in a ReLU, which the {name} does not have"
+            )
+
+    def _checked(self, model: nn.Module, noise: Tensor) -> list[int]:
+        with self.seen() as before:
+            maps = stages_of(model, noise)
+        fits = len(before) == len(maps) and all(
+            before[i].relu().allclose(m) if before[i].shape == m.shape else False for i, m in enumerate(maps)
+        )
+        return [m.shape[1] for m in maps] if fits else []
+
+    @contextlib.contextmanager
+    def seen(self) -> Iterator[dict[int, Tensor]]:
+        """Within the block, a pass of the network leaves its maps here, by stage."""
+        before: dict[int, Tensor] = {}
+
+        def keep(i: int):
+            # a ReLU in place would overwrite what is kept
+            return lambda module, args: before.__setitem__(i, args[0].clone() if module.inplace else args[0])
+
+        handles = [relu.register_forward_pre_hook(keep(i)) for i, relu in enumerate(self.last)]
+        try:
+            yield before
+        finally:
+            for handle in handles:
+                handle.remove()
