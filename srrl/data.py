@@ -145,7 +145,8 @@ def train_loader(
         raise UserError(f"{len(dataset)} training samples for {world} processes: start fewer of them")
     size = min(batch_size, len(dataset) // world)
     batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world)
-    count = worker_count(workers)
+    # a batch of what lies in memory is one gather: handing it over from another process would take longer
+    count = 0 if getattr(dataset, "in_memory", False) else worker_count(workers)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -153,6 +154,7 @@ def train_loader(
         persistent_workers=count > 0,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
+        collate_fn=getattr(dataset, "collate", None),
         pin_memory=torch.cuda.is_available(),
     )
     return loader, batches
@@ -160,4 +162,6 @@ def train_loader(
 
 def eval_loader(dataset: Dataset, batch_size: int = 64) -> DataLoader:
     """Loader in order, without augmentation's epochs; in the calling process."""
-    return DataLoader(dataset, batch_size=batch_size, shuffle=False)
+    return DataLoader(
+        dataset, batch_size=batch_size, shuffle=False, collate_fn=getattr(dataset, "collate", None)
+    )

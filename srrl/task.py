@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from srrl.distillers.base import Criterion
 
 # tasks that ship with the package: name -> (module, class). Plugins come from entry points of the group "srrl.tasks".
-BUILT_IN = {"faces": ("srrl_tasks.faces.task", "FacesTask")}
+BUILT_IN = {
+    "faces": ("srrl_tasks.faces.task", "FacesTask"),
+    "classification": ("srrl_tasks.classification.task", "ClassificationTask"),
+}
 GROUP = "srrl.tasks"
 
 

@@ -1,0 +1,171 @@
+"""From settings to the three data sets of a classification run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from srrl.errors import UserError
+from srrl.task import Data
+
+from .dataset import FileImages, MemoryImages, central, resize
+from .settings import ClassificationSettings
+from .sources import Samples, cut, digits, few, folder, picture, torchvision_set
+
+SMALL = 96  # pictures up to this side are kept in memory
+DIGITS_SIZE = 16
+LARGE_SIZE = 224
+
+
+def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
+    """The data sets of ``cfg``; only the test set where ``evaluation``. Raises UserError for anything unusable."""
+    d = cfg.data
+    d.format = d.format or ("folder" if d.train or d.test else "digits")
+    splits, name, scored = _splits(cfg, evaluation)
+    classes = next(iter(splits.values())).classes
+    if evaluation and d.classes is not None and list(classes) != d.classes:
+        raise UserError(
+            f"{name} has the classes {_some(classes)}, this run was trained for {_some(d.classes)}"
+        )
+    d.classes, d.n_classes = list(classes), len(classes)
+    if len(classes) < 2:
+        raise UserError(f"{name} has one class, {classes[0]!r}: expected two or more")
+    if d.per_class and "train" in splits:
+        splits["train"] = few(splits["train"], d.per_class, cfg.seed)
+    cfg.image_size = cfg.image_size or _own_size(splits, d.format)
+    sets = {split: _dataset(cfg, samples, split, say) for split, samples in splits.items()}
+    if not evaluation and "val" not in sets:
+        raise UserError(f"{name} has no pictures to choose the epoch with: give data.val")
+    if "test" not in sets:
+        sets["test"], scored = sets["val"], "val"
+        say(
+            "data: no test pictures: the final figures are those of the validation split, which also chose the epoch"
+        )
+    faces = ", ".join(
+        f"{split} {len(s)} pictures" for split, s in sets.items() if split != "test" or scored == "test"
+    )
+    say(f"data: {name}, {faces}, {len(classes)} classes, {cfg.image_size} pixels")
+    details = {"split": scored, "label": name, "n_classes": len(classes)}
+    return Data(sets.get("train"), sets.get("val"), sets["test"], name, "top-1", cfg.image_size, details)
+
+
+def _splits(cfg: ClassificationSettings, evaluation: bool) -> tuple[dict[str, Samples], str, str]:
+    """The splits that the settings name, the data set's name, and which split the final figures are of."""
+    d = cfg.data
+    if d.format == "digits":
+        if d.train or d.test:
+            raise UserError(
+                "data.format=digits needs no path: leave data.train out, or choose another format"
+            )
+        found, name = digits(), "digits"
+    elif d.format == "folder":
+        found, name = _folders(cfg)
+    else:
+        root = d.train or d.test
+        if root is None:
+            raise UserError(
+                f"data.train is missing: the folder with {d.format}, or an empty one for data.download=true"
+            )
+        wanted = ("test",) if evaluation else ("train", "test")
+        found = {split: torchvision_set(d.format, root, split, d.download) for split in wanted}
+        name = d.format
+    if evaluation:
+        split = "test" if "test" in found else "val" if "val" in found else "train"
+        return {"test": found[split]}, name, split if split != "train" else "all"
+    if "train" not in found:
+        raise UserError(f"{name} has no training pictures: give data.train")
+    if "val" not in found:
+        found["train"], found["val"] = cut(found["train"], d.val_fraction, cfg.seed)
+    return found, name, "test"
+
+
+def _folders(cfg: ClassificationSettings) -> tuple[dict[str, Samples], str]:
+    """Splits of data.train, over which those of data.val and data.test go where they are given."""
+    d, found = cfg.data, {}
+    main = Path(d.train or d.test).expanduser()
+    if d.train:
+        found = folder(main)
+    for split, path in (("val", d.val), ("test", d.test)):
+        if path:
+            own = folder(Path(path).expanduser())
+            found[split] = own.get(split) or own["train"]
+    classes = next(iter(found.values())).classes
+    for split, samples in found.items():
+        if samples.classes != classes:
+            found[split] = _renumbered(samples, classes, split)
+    return found, main.parent.name if main.name in ("train", "val", "test") else main.stem
+
+
+def _renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Samples:
+    """Samples under the numbers that the classes have in the training set."""
+    other = [c for c in samples.classes if c not in classes]
+    if other:
+        raise UserError(f"data.{split} has a class {other[0]!r} that data.train does not have")
+    numbers = np.array([classes.index(c) for c in samples.classes])
+    return replace(samples, labels=numbers[samples.labels], classes=classes)
+
+
+def _own_size(splits: dict[str, Samples], format: str) -> int:
+    """The side of the first picture where it is small, else the usual 224."""
+    if format == "digits":
+        return DIGITS_SIZE
+    samples = next(iter(splits.values()))
+    height, width = picture(samples, samples.entries[0]).shape[:2]
+    return min(height, width) if max(height, width) <= SMALL else LARGE_SIZE
+
+
+def _dataset(
+    cfg: ClassificationSettings, samples: Samples, split: str, say: Callable[[str], None]
+) -> MemoryImages | FileImages:
+    size, augment = cfg.image_size, cfg.augment if split == "train" else None
+    if size > SMALL:
+        if cfg.data.on_error == "skip":
+            samples, _ = _checked(samples, lambda image: True, say, split, "skip")
+        read = lambda entry: picture(samples, entry)  # noqa: E731 - what a worker calls
+        return FileImages(samples.entries, samples.labels, size, cfg.seed, augment, read)
+    samples, images = _checked(samples, lambda image: _fitted(image, size), say, split, cfg.data.on_error)
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return MemoryImages(pixels, torch.from_numpy(samples.labels), cfg.seed, augment)
+
+
+def _fitted(image: np.ndarray, size: int) -> np.ndarray:
+    """A small picture at the side that the networks take: enlarged whole where square, else its middle."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    return resize(image, size, size) if height == width else central(image, size, 1.0)
+
+
+def _checked(
+    samples: Samples, use: Callable, say: Callable[[str], None], split: str, on_error: str
+) -> tuple[Samples, list]:
+    """Every picture decoded and given to ``use``, on threads; those that do not decode end it, or are left out and told."""
+
+    def one(entry):
+        try:
+            return use(picture(samples, entry)), None
+        except UserError as error:
+            if on_error != "skip":
+                raise
+            return None, str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(one, samples.entries, chunksize=64))
+    bad = [message for _, message in found if message]
+    if bad:
+        say(f"data: {split}: {len(bad)} pictures skipped; the first: {bad[0]}")
+        samples = samples.take(
+            np.array([i for i, (_, message) in enumerate(found) if not message], dtype=int)
+        )
+        if not len(samples):
+            raise UserError(f"none of the {len(bad)} pictures of {split} can be decoded; the first: {bad[0]}")
+    return samples, [image for image, message in found if message is None]
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -1,0 +1,117 @@
+"""The two kinds of data set: all pictures in memory as one tensor, or decoded from files when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from srrl.media import to_rgb
+
+from .augment import crop_and_flip, keyed_uniform
+from .settings import AugmentSettings
+
+
+class MemoryImages(Dataset):
+    """Pictures of one size in memory: a batch is one gather, without Python for each picture.
+
+    images: (N, 3, S, S) uint8; labels: (N,) int64. Keys are sample numbers, or (epoch, number) for augmented ones.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: Tensor, labels: Tensor, seed: int = 0, augment: AugmentSettings | None = None):
+        self.images, self.labels, self.seed, self.augment = images, labels, seed, augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return {k: v[0] for k, v in self.__getitems__([key]).items()}
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
+        """A whole batch at once: ``image`` (B, 3, S, S) uint8, ``label`` and ``index`` (B,). What torch's loader calls."""
+        epoch = keys[0][0] if isinstance(keys[0], tuple) else None
+        index = np.array([k[1] if isinstance(k, tuple) else k for k in keys])
+        where = torch.from_numpy(index)
+        images = self.images[where]
+        if self.augment is not None and epoch is not None:
+            uniform = keyed_uniform(self.seed, epoch, index, 3)
+            images = crop_and_flip(images, uniform, self.augment.pad, self.augment.flip)
+        return {"image": images, "label": self.labels[where], "index": where}
+
+    @staticmethod
+    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as :meth:`__getitems__` made it."""
+        return batch
+
+
+class FileImages(Dataset):
+    """Pictures on disk, decoded when they are needed: large ones, and more than fit into memory.
+
+    ``read`` turns an entry of ``files`` into what :func:`srrl.media.to_rgb` takes. Training pictures are random crops
+    resized to ``size``, as in *Going Deeper with Convolutions*; others the middle of the picture resized to size/0.875.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Sequence[int],
+        size: int,
+        seed: int = 0,
+        augment: AugmentSettings | None = None,
+        read: Callable[[Any], Any] = lambda file: file,
+    ):
+        self.files, self.labels, self.size = files, torch.as_tensor(labels), size
+        self.seed, self.augment, self.read = seed, augment, read
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (None, key)
+        image = to_rgb(self.read(self.files[index]))
+        if self.augment is not None and epoch is not None:
+            image = self._random(image, keyed_uniform(self.seed, epoch, np.array([index]), 24)[0])
+        else:
+            image = central(image, self.size)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return {"image": pixels, "label": self.labels[index], "index": index}
+
+    def _random(self, image: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """A crop of random area and aspect (3/4 to 4/3), ten tries, then the middle; mirrored by chance."""
+        height, width = image.shape[:2]
+        crop = None
+        for k in range(10):
+            area = height * width * (self.augment.smallest + uniform[2 * k] * (1 - self.augment.smallest))
+            aspect = np.exp((2 * uniform[2 * k + 1] - 1) * np.log(4 / 3))
+            w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int(uniform[20] * (height - h + 1)), int(uniform[21] * (width - w + 1))
+                crop = resize(image[top : top + h, left : left + w], self.size, self.size)
+                break
+        crop = central(image, self.size) if crop is None else crop
+        return crop[:, ::-1] if uniform[22] < self.augment.flip else crop
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An RGB array at another size: averaged over areas where it shrinks, else bilinear."""
+    import cv2
+
+    shrinks = width < image.shape[1] or height < image.shape[0]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def central(image: np.ndarray, size: int, share: float = 0.875) -> np.ndarray:
+    """The middle square: the shorter side becomes size/share, then ``size`` pixels of it are kept."""
+    height, width = image.shape[:2]
+    short = round(size / share)
+    scale = short / min(height, width)
+    image = resize(image, max(short, round(width * scale)), max(short, round(height * scale)))
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return image[top : top + size, left : left + size]

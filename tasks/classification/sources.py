@@ -1,0 +1,196 @@
+"""Where labelled pictures come from: scikit-learn's digits, torchvision's data sets, folders and .tar files of classes."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srrl.errors import UserError
+from srrl.media import IMAGE_EXTENSIONS, to_rgb
+
+SPLITS = ("train", "val", "test")
+ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+# mean and deviation of the training pixels, as the field uses them; the default is ImageNet's
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "digits": ((0.3055,) * 3, (0.3762,) * 3),
+}
+DEFAULT_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split: entries that ``read`` turns into pictures, or all pictures at once, and their labels.
+
+    entries: names (files, members of an archive) or an array (N, H, W, 3) uint8; labels: (N,) class numbers.
+    """
+
+    entries: Any
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    read: Callable[[Any], Any] = lambda entry: entry
+    name: Callable[[Any], str] = str
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: np.ndarray) -> Samples:
+        """The samples of these numbers."""
+        entries = (
+            self.entries[chosen]
+            if isinstance(self.entries, np.ndarray)
+            else [self.entries[i] for i in chosen]
+        )
+        return replace(self, entries=entries, labels=self.labels[chosen])
+
+
+def digits() -> dict[str, Samples]:
+    """The 1,797 digits that scikit-learn ships (8×8): 1,000 for the test, 150 to choose with, 647 to train on.
+
+    The split is fixed. Within each split every digit has its share.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.repeat(np.round(found.images * (255 / 16)).astype(np.uint8)[..., None], 3, axis=3)
+    whole = Samples(images, found.target.astype(np.int64), tuple(str(d) for d in range(10)))
+    rest, test = cut(whole, 1000 / len(whole), key=0)
+    train, val = cut(rest, 150 / len(rest), key=0)
+    return {"train": train, "val": val, "test": test}
+
+
+def cut(samples: Samples, fraction: float, key: int) -> tuple[Samples, Samples]:
+    """(rest, part): about that fraction of each class goes to the part, at least one sample and never all of them."""
+    rng, part = np.random.default_rng([key, 0xC1A55]), []
+    for label in range(len(samples.classes)):
+        members = rng.permutation(np.flatnonzero(samples.labels == label))
+        if len(members) > 1:
+            part.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    if not part:
+        raise UserError("every class has a single picture: give data.val")
+    chosen = np.zeros(len(samples), bool)
+    chosen[np.concatenate(part)] = True
+    return samples.take(np.flatnonzero(~chosen)), samples.take(np.flatnonzero(chosen))
+
+
+def few(samples: Samples, per_class: int, key: int) -> Samples:
+    """``per_class`` samples of each class, drawn with ``key``. Raises UserError where a class has fewer."""
+    rng, kept = np.random.default_rng([key, 0xFE3]), []
+    for label, name in enumerate(samples.classes):
+        members = np.flatnonzero(samples.labels == label)
+        if len(members) < per_class:
+            raise UserError(
+                f"data.per_class={per_class}: class {name!r} has {len(members)} training pictures"
+            )
+        kept.append(rng.permutation(members)[:per_class])
+    return samples.take(np.sort(np.concatenate(kept)))
+
+
+def torchvision_set(format: str, root: str, split: str, download: bool) -> Samples:
+    """CIFAR-10/100, STL-10, SVHN or ImageNet as torchvision keeps them below ``root``. ``split``: train or test.
+
+    Raises UserError where the data is missing or damaged, and where a download finds no network.
+    """
+    from torchvision import datasets
+
+    kinds = {
+        "cifar10": lambda: datasets.CIFAR10(root, split == "train", download=download),
+        "cifar100": lambda: datasets.CIFAR100(root, split == "train", download=download),
+        "stl10": lambda: datasets.STL10(root, split, download=download),
+        "svhn": lambda: datasets.SVHN(root, split, download=download),
+        "imagenet": lambda: datasets.ImageNet(root, "train" if split == "train" else "val"),
+    }
+    try:
+        found = kinds[format]()
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        if download and format != "imagenet":
+            raise UserError(
+                f"{format} could not be fetched into {root} ({reason}): is the network there?"
+            ) from None
+        hint = "" if format == "imagenet" else "; data.download=true fetches it"
+        raise UserError(f"{Path(root).absolute()} has no usable {format} ({reason}){hint}") from None
+    if format == "imagenet":
+        files, labels = zip(*found.samples, strict=True)
+        names = tuple(c[0] for c in found.classes)
+        return Samples([Path(f) for f in files], np.array(labels), names)
+    images, labels = found.data, getattr(found, "targets", getattr(found, "labels", None))
+    if format in ("stl10", "svhn"):
+        images = images.transpose(0, 2, 3, 1)
+    names = tuple(getattr(found, "classes", None) or (str(d) for d in range(10)))
+    return Samples(np.ascontiguousarray(images), np.asarray(labels, np.int64), names)
+
+
+def folder(path: Path) -> dict[str, Samples]:
+    """The splits of a folder or .tar file: its train/, val/ and test/ with a sub-folder a class, or its classes alone (as train).
+
+    Raises UserError for a path without such a layout, and for an archive that is damaged.
+    """
+    expected = "expected one sub-folder a class, below train/, val/ and test/ where there are splits"
+    if not path.exists():
+        raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
+    if path.is_file():
+        names, read = _archive(path)
+    else:
+        found = (p.relative_to(path).as_posix() for p in path.rglob("*"))
+        names, read = sorted(n for n in found if not n.startswith(".")), lambda name: path / name
+    groups: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        parts = name.split("/")
+        if Path(name).suffix.lower() not in IMAGE_EXTENSIONS or len(parts) < 2:
+            continue
+        first = ALIASES.get(parts[0].lower(), parts[0].lower())
+        split, rest = (first, parts[1:]) if first in SPLITS else ("train", parts)
+        if len(rest) > 1:
+            groups.setdefault(split, {}).setdefault(rest[0], []).append(name)
+    if not groups:
+        raise UserError(f"{path.absolute()}: no pictures in folders of classes; {expected}")
+    main = groups.get("train") or next(iter(groups.values()))
+    classes = tuple(sorted(main))
+    splits = {}
+    for split, members in groups.items():
+        other = sorted(set(members) - set(classes))
+        if other:
+            raise UserError(f"{path.absolute()}: {split} has a class {other[0]!r} that train does not have")
+        entries = [(name, label) for label, c in enumerate(classes) for name in members.get(c, [])]
+        where = lambda name: f"{path}/{name}"  # noqa: E731 - for messages
+        labels = np.array([label for _, label in entries])
+        splits[split] = Samples([name for name, _ in entries], labels, classes, read, where)
+    return splits
+
+
+def _archive(path: Path) -> tuple[list[str], Callable[[str], Any]]:
+    """Names and reader of a .tar file, whose contents are kept in memory."""
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and Path(member.name).suffix.lower() in IMAGE_EXTENSIONS:
+                    contents[member.name.removeprefix("./")] = archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{path.absolute()}: not a readable .tar file ({error}): fetch it again") from None
+    return sorted(contents), lambda name: contents[name]
+
+
+def picture(samples: Samples, entry: Any) -> np.ndarray:
+    """One sample's pixels (H, W, 3) uint8 RGB. Raises UserError naming it where it does not decode."""
+    from PIL import Image
+
+    found = samples.read(entry)
+    if not isinstance(found, bytes):
+        return to_rgb(found)
+    try:
+        with Image.open(io.BytesIO(found)) as opened:
+            return to_rgb(opened)
+    except (OSError, UserError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"image {samples.name(entry)} cannot be decoded ({error}): replace or remove it"
+        ) from None

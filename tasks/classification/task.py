@@ -1,0 +1,92 @@
+"""The classification task: what the core asks of it, each answered by the module that owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srrl.task import Data, Task
+
+from .settings import ClassificationSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from srrl.distillers.base import Criterion
+
+
+class ClassificationTask(Task):
+    """One class a picture; chosen and compared by top-1, percent, higher is better."""
+
+    name = "classification"
+    settings = ClassificationSettings
+    metric = "top1"
+    higher = True
+    unit = "%"
+    units = {"top5": "%"}
+    said_by_data = ("data.n_classes", "data.classes", "data.format", "image_size")
+    quick = {"epochs": 10, "teacher": {"epochs": 10}}
+
+    def prepare(
+        self, cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False
+    ) -> Data:
+        from .data import prepare
+
+        return prepare(cfg, say, evaluation=evaluation)
+
+    def _network(self, cfg: ClassificationSettings, which: str) -> nn.Module:
+        from .networks import build_network
+        from .sources import DEFAULT_STATISTICS, STATISTICS
+
+        m = getattr(cfg, which)
+        mean, std = STATISTICS.get(cfg.data.format, DEFAULT_STATISTICS)
+        return build_network(
+            m.arch, cfg.data.n_classes, width=m.width, pretrained=m.pretrained, mean=mean, std=std
+        )
+
+    def build_teacher(self, cfg: ClassificationSettings) -> nn.Module:
+        return self._network(cfg, "teacher")
+
+    def build_student(self, cfg: ClassificationSettings) -> nn.Module:
+        return self._network(cfg, "student")
+
+    def criterion(self, cfg: ClassificationSettings) -> Criterion:
+        from srrl.api import CrossEntropyCriterion
+
+        return CrossEntropyCriterion()
+
+    def image_size(self, cfg: ClassificationSettings) -> int:
+        return cfg.image_size
+
+    def example_batch(self, cfg: ClassificationSettings, size: int) -> dict[str, Any]:
+        import torch
+
+        side = cfg.image_size
+        return {
+            "image": torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8),
+            "label": torch.randint(0, cfg.data.n_classes, (size,)),
+            "index": torch.arange(size),
+        }
+
+    def evaluate(
+        self, model: nn.Module, dataset: Dataset, cfg: ClassificationSettings, *, full: bool = False
+    ) -> dict[str, Any]:
+        from .figures import logits_of
+        from .metrics import accuracy
+
+        result = accuracy(*logits_of(model, dataset), cfg.data.classes)
+        return result if full else {k: v for k, v in result.items() if k != "subsets"}
+
+    def figures(
+        self, models: dict[str, nn.Module], data: Data, cfg: ClassificationSettings, folder: Path
+    ) -> list[tuple[str, str]]:
+        from .figures import report_figures
+
+        return report_figures(models, data.test, cfg.data.classes, folder)
+
+    def predictor(self, model: nn.Module, cfg: ClassificationSettings) -> Any:
+        from .predictor import Classifier
+
+        return Classifier(model, cfg)
