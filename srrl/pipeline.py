@@ -90,7 +90,7 @@ class Pipeline:
             data = first_then_all(lambda: self.task.prepare(cfg, self.say))
         if first:
             runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
-        return data
+        return data.shortened(self.batches * cfg.batch_size) if self.batches else data
 
     def draw(self) -> None:
         """The curves so far, where the last ones are old enough: drawing takes as long as some small networks' epochs."""

@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,6 +40,12 @@ class Data:
     protocol: str
     image_size: int
     details: dict[str, Any] = field(default_factory=dict)
+
+    def shortened(self, count: int) -> Data:
+        """The same with at most ``count`` samples to validate and to score, where the data sets can be shortened."""
+        short = {s: getattr(self, s) for s in ("val", "test")}
+        short = {s: d.head(count) if hasattr(d, "head") else d for s, d in short.items()}
+        return replace(self, **short)
 
 
 class Task:

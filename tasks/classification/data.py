@@ -32,9 +32,9 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
         raise UserError(
             f"{name} has the classes {_some(classes)}, this run was trained for {_some(d.classes)}"
         )
-    d.classes, d.n_classes = list(classes), len(classes)
     if len(classes) < 2:
         raise UserError(f"{name} has one class, {classes[0]!r}: expected two or more")
+    d.classes, d.n_classes = list(classes), len(classes)
     if d.per_class and "train" in splits:
         splits["train"] = few(splits["train"], d.per_class, cfg.seed)
     cfg.image_size = cfg.image_size or _own_size(splits, d.format)

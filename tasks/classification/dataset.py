@@ -45,6 +45,10 @@ class MemoryImages(Dataset):
             images = crop_and_flip(images, uniform, self.augment.pad, self.augment.flip)
         return {"image": images, "label": self.labels[where], "index": where}
 
+    def head(self, count: int) -> MemoryImages:
+        """The first ``count`` samples."""
+        return MemoryImages(self.images[:count], self.labels[:count], self.seed, self.augment)
+
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch as :meth:`__getitems__` made it."""
@@ -82,6 +86,12 @@ class FileImages(Dataset):
             image = central(image, self.size)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return {"image": pixels, "label": self.labels[index], "index": index}
+
+    def head(self, count: int) -> FileImages:
+        """The first ``count`` samples."""
+        return FileImages(
+            self.files[:count], self.labels[:count], self.size, self.seed, self.augment, self.read
+        )
 
     def _random(self, image: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """A crop of random area and aspect (3/4 to 4/3), ten tries, then the middle; mirrored by chance."""

@@ -175,8 +175,12 @@ def _archive(path: Path) -> tuple[list[str], Callable[[str], Any]]:
             for member in archive:
                 if member.isfile() and Path(member.name).suffix.lower() in IMAGE_EXTENSIONS:
                     contents[member.name.removeprefix("./")] = archive.extractfile(member).read()
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(512) != bytes(512):  # what ends every archive; tarfile itself does not miss it
+                raise tarfile.ReadError("it ends too early")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{path.absolute()}: not a readable .tar file ({error}): fetch it again") from None
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path.absolute()}: not a readable .tar file ({reason}): fetch it again") from None
     return sorted(contents), lambda name: contents[name]
 
 

@@ -148,6 +148,12 @@ class FaceDataset(Dataset):
             other.records.append(replace(record, crop_rect=rect))
         return other
 
+    def head(self, count: int) -> FaceDataset:
+        """The first ``count`` faces."""
+        other = copy.copy(self)
+        other.records = self.records[:count]
+        return other
+
     def mean_shape(self) -> np.ndarray:
         """(K, 2) float64: the mean of the landmarks in the crops without augmentation; NaN where never labelled."""
         total, count = 0.0, 0

@@ -1,0 +1,277 @@
+"""Pictures of classes: splits, archives, the batched augmentation, and both kinds of data set."""
+
+import io
+import tarfile
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+from srrl_tasks.classification.augment import _mix, crop_and_flip, keyed_uniform
+from srrl_tasks.classification.data import prepare
+from srrl_tasks.classification.dataset import FileImages, MemoryImages, central
+from srrl_tasks.classification.metrics import accuracy
+from srrl_tasks.classification.settings import AugmentSettings, ClassificationSettings
+from srrl_tasks.classification.sources import cut, digits, few, folder
+
+from srrl.data import eval_loader, train_loader
+from srrl.errors import UserError
+
+
+def write(path, value, size=12):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.full((size, size, 3), value, np.uint8))
+
+
+def write_set(root, splits=("train", "val", "test"), classes=("ant", "bee", "cat"), count=4, size=12):
+    """Pictures whose grey value tells class and number: 60·class + number."""
+    for split in splits:
+        for c, name in enumerate(classes):
+            for i in range(count):
+                write(root / split / name / f"{i}.png", 60 * c + i, size)
+    return root
+
+
+def pack(root, archive):
+    with tarfile.open(archive, "w") as tar:
+        tar.add(root, arcname=".")
+    return archive
+
+
+def prepared(**changes):
+    said = []
+    return prepare(ClassificationSettings(**changes), said.append), said
+
+
+def test_splitmix_gives_the_published_numbers():
+    """The first outputs of the generator for seed 1234567, from Rosetta Code's test of splitmix64."""
+    gamma, state, found = np.uint64(0x9E3779B97F4A7C15), np.uint64(1234567), []
+    with np.errstate(over="ignore"):
+        for _ in range(3):
+            state = state + gamma
+            found.append(int(_mix(state)))
+    assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_draws_are_uniform_and_depend_on_every_part_of_the_key():
+    index = np.arange(20_000)
+    u = keyed_uniform(3, 5, index, 4)
+    assert u.shape == (20_000, 4) and u.min() >= 0 and u.max() < 1
+    counts = np.histogram(u, bins=20, range=(0, 1))[0]
+    assert abs(counts - 4000).max() < 5 * 4000**0.5
+    correlations = np.corrcoef(
+        np.vstack([u.T, keyed_uniform(3, 6, index, 4).T, keyed_uniform(4, 5, index, 4).T])
+    )
+    assert abs(correlations - np.eye(12)).max() < 0.03
+    shuffled = index[::-7]
+    assert (keyed_uniform(3, 5, shuffled, 4) == u[shuffled]).all()  # whatever the batch
+
+
+def test_crop_and_flip_by_a_loop():
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 5, 7), dtype=np.uint8))
+    uniform = np.array(
+        [[0, 0, 0], [0.99, 0.99, 0.99], [0.5, 0.1, 0.2], [0.1, 0.7, 0.3], [0.3, 0.9, 0.6], [0.8, 0.2, 0.1]]
+    )
+    found = crop_and_flip(images, uniform, pad=2, flip=0.25)
+    for n, (a, b, c) in enumerate(uniform):
+        dy, dx, flip = int(a * 5) - 2, int(b * 5) - 2, c < 0.25
+        for y in range(5):
+            for x in range(7):
+                sx = (6 - x if flip else x) + dx
+                inside = 0 <= y + dy < 5 and 0 <= sx < 7
+                expected = images[n, :, y + dy, sx].tolist() if inside else [0, 0, 0]
+                assert found[n, :, y, x].tolist() == expected, (n, y, x)
+
+
+def memory(augment=None):
+    images = torch.arange(20 * 3 * 4 * 4).view(20, 3, 4, 4).to(torch.uint8)
+    return MemoryImages(images, torch.arange(20) % 3, seed=7, augment=augment)
+
+
+def test_a_batch_from_memory_is_its_samples_whatever_their_company():
+    data = memory(AugmentSettings(pad=1, flip=0.5))
+    batch = data.__getitems__([(2, 5), (2, 0), (2, 19)])
+    assert batch["index"].tolist() == [5, 0, 19] and batch["label"].tolist() == [2, 0, 1]
+    for k, i in enumerate((5, 0, 19)):
+        assert data[2, i]["image"].equal(batch["image"][k])
+    assert not data[3, 5]["image"].equal(data[2, 5]["image"]) or not data[4, 5]["image"].equal(
+        data[2, 5]["image"]
+    )
+    assert data[5]["image"].equal(data.images[5])  # without an epoch there is no augmentation
+
+
+def test_loaders_pass_whole_batches_on():
+    data = memory()
+    seen = [b["index"] for b in eval_loader(data, 8)]
+    assert [len(s) for s in seen] == [8, 8, 4] and torch.cat(seen).tolist() == list(range(20))
+    loader, batches = train_loader(data, 6, 0, "auto")
+    assert loader.num_workers == 0
+    seen = torch.cat([b["index"] for b in loader]).tolist()
+    assert len(seen) == 18 and len(set(seen)) == 18
+
+
+def test_digits_are_split_once_for_all_with_each_digits_share():
+    found = digits()
+    assert [len(found[s]) for s in ("train", "val", "test")] == [648, 149, 1000]
+    for samples in found.values():
+        share = np.bincount(samples.labels, minlength=10) / len(samples)
+        assert abs(share - 0.1).max() < 0.015
+    rows = {s: {e.tobytes() + bytes([n]) for e, n in zip(v.entries, v.labels)} for s, v in found.items()}
+    assert not rows["train"] & rows["test"] and not rows["val"] & rows["test"]
+    assert found["train"].entries.max() == 255
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_folders_and_archives_give_their_splits(packed, tmp_path):
+    path = write_set(tmp_path / "set")
+    path = pack(path, tmp_path / "set.tar") if packed else path
+    data, said = prepared(data={"train": str(path)}, image_size=12)
+    assert [len(d) for d in (data.train, data.val, data.test)] == [12, 12, 12]
+    values = data.train.images[:, 0, 0, 0].int()
+    assert (values // 60).tolist() == data.train.labels.tolist()
+    assert data.details["split"] == "test" and "3 classes" in said[-1] and data.name == "set"
+
+
+def test_classes_alone_are_training_pictures_of_which_some_choose(tmp_path):
+    write_set(tmp_path / "set", splits=("",), count=10)
+    data, said = prepared(data={"train": str(tmp_path / "set"), "val_fraction": 0.2})
+    assert (len(data.train), len(data.val)) == (24, 6) and data.details["split"] == "val"
+    assert data.val.labels.bincount().tolist() == [2, 2, 2]
+    assert any("also chose the epoch" in line for line in said) and data.image_size == 12
+
+
+def test_named_splits_take_the_classes_numbers_of_train(tmp_path):
+    write_set(tmp_path / "a", splits=("",))
+    write_set(tmp_path / "b", splits=("",), classes=("bee", "cat"))
+    data, _ = prepared(data={"train": str(tmp_path / "a"), "test": str(tmp_path / "b")})
+    assert data.test.labels.tolist() == [1] * 4 + [2] * 4
+    write_set(tmp_path / "c", splits=("",), classes=("bee", "dog"))
+    with pytest.raises(UserError, match="data.test has a class 'dog' that data.train does not have"):
+        prepared(data={"train": str(tmp_path / "a"), "test": str(tmp_path / "c")})
+
+
+def test_few_labels_are_as_many_of_each_class_and_drawn_by_the_seed(tmp_path):
+    samples = digits()["train"]
+    assert np.bincount(few(samples, 7, 0).labels).tolist() == [7] * 10
+    assert (few(samples, 7, 0).entries == few(samples, 7, 0).entries).all()
+    assert not (few(samples, 7, 0).entries == few(samples, 7, 1).entries).all()
+    with pytest.raises(UserError, match="per_class=500: class '0' has 6"):
+        few(samples, 500, 0)
+    rest, part = cut(samples, 0.5, 0)
+    assert len(rest) + len(part) == len(samples)
+
+
+@pytest.mark.parametrize("size", [16, 200])
+def test_a_picture_that_does_not_decode_is_named_or_skipped(size, tmp_path):
+    write_set(tmp_path / "set", size=size)
+    (tmp_path / "set/train/bee/1.png").write_bytes(b"nothing of the kind")
+    data, said = prepared(data={"train": str(tmp_path / "set"), "on_error": "skip"})
+    assert len(data.train) == 11 and any("train: 1 pictures skipped" in s and "bee/1.png" in s for s in said)
+    if size == 16:
+        with pytest.raises(UserError, match="bee/1.png"):
+            prepared(data={"train": str(tmp_path / "set")})
+    else:  # large pictures are read when they are needed
+        data, _ = prepared(data={"train": str(tmp_path / "set")})
+        with pytest.raises(UserError, match="bee/1.png"):
+            data.train[data.train.files.index("train/bee/1.png")]
+
+
+@pytest.mark.parametrize("damage", ["short", "text", "picture"])
+def test_damaged_archives_are_refused_in_one_line(damage, tmp_path):
+    archive = pack(write_set(tmp_path / "set"), tmp_path / "set.tar")
+    content = archive.read_bytes()
+    if damage == "picture":
+        with tarfile.open(archive, "a") as tar:
+            info = tarfile.TarInfo("train/ant/zz.png")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"12345"))
+        match = "zz.png cannot be decoded"
+    else:
+        archive.write_bytes(content[: len(content) // 2 + 100] if damage == "short" else b"no archive" * 100)
+        match = "not a readable .tar file"
+    with pytest.raises(UserError, match=match) as error:
+        prepared(data={"train": str(archive)})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "missing", "no such file or folder"),
+        (lambda p: p, "no pictures in folders of classes"),
+        (lambda p: write_set(p, splits=("",), classes=("ant",)), "has one class, 'ant'"),
+        (lambda p: write_set(p, splits=("val", "test")), "has no training pictures"),
+    ],
+)
+def test_layouts_that_are_none_are_refused(make, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        prepared(data={"train": str(make(tmp_path))})
+
+
+@pytest.mark.parametrize("format", ["cifar10", "cifar100", "stl10", "svhn", "imagenet"])
+def test_published_sets_that_are_not_there_are_named(format, tmp_path):
+    with pytest.raises(UserError, match=f"has no usable {format}"):
+        prepared(data={"train": str(tmp_path), "format": format})
+    with pytest.raises(UserError, match="data.train is missing"):
+        prepared(data={"format": format})
+
+
+def test_cifar10_in_its_published_form(tmp_path):
+    """Pickled batches of rows of 3 · 1024 bytes, red plane first, as torchvision reads them (checksums aside)."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder_ = tmp_path / CIFAR10.base_folder
+    folder_.mkdir()
+    rng = np.random.default_rng(0)
+    for name, _ in [*CIFAR10.train_list, *CIFAR10.test_list]:
+        rows = rng.integers(0, 256, (20, 3072), dtype=np.uint8)
+        rows[:, 0] = np.arange(20)  # red of the first pixel
+        (folder_ / name).write_bytes(pickle.dumps({"data": rows, "labels": [i % 10 for i in range(20)]}))
+    (folder_ / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+        data, _ = prepared(data={"train": str(tmp_path), "format": "cifar10"})
+    assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
+    assert data.test.images[:, 0, 0, 0].tolist() == list(range(20)) and data.image_size == 32
+
+
+def test_large_pictures_are_cropped_in_the_middle_or_at_random(tmp_path):
+    picture = np.zeros((400, 600, 3), np.uint8)
+    picture[:, 300:] = 255
+    assert cv2.imwrite(str(tmp_path / "p.png"), picture)
+    middle = central(picture, 224)
+    assert middle.shape == (224, 224, 3)
+    assert middle[:, :110].max() == 0 and middle[:, 114:].min() == 255
+    data = FileImages([tmp_path / "p.png"], [1], 224, 0, AugmentSettings(flip=0.5, smallest=0.3))
+    assert data[0]["image"].permute(1, 2, 0).numpy().tolist() == middle.tolist()
+    crops = [data[epoch, 0]["image"] for epoch in range(40)]
+    assert all(c.shape == (3, 224, 224) and c.dtype == torch.uint8 for c in crops)
+    assert data[3, 0]["image"].equal(crops[3])
+    brighter_left = sum(bool(c[0, :, 0].float().mean() > c[0, :, -1].float().mean()) for c in crops)
+    assert 5 < brighter_left < 35  # mirrored about half of the times
+    assert len({round(float((c[0] > 128).float().mean()), 2) for c in crops}) > 10
+
+
+def test_accuracy_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 8)), rng.integers(0, 8, 50)
+    found = accuracy(logits, labels, list("abcdefgh"))
+    assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=1))
+    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5))
+    third = labels == 2
+    assert found["subsets"]["c"]["top1"] == pytest.approx(100 * (logits[third].argmax(1) == 2).mean())
+    assert "top5" not in accuracy(logits[:, :5], labels % 5, list("abcde"))
+
+
+def test_folder_ignores_what_is_no_picture_of_a_class(tmp_path):
+    write_set(tmp_path, splits=("train", "valid"))
+    write(tmp_path / "train" / "loose.png", 3)
+    write(tmp_path / "cover.png", 3)
+    (tmp_path / "train/ant/notes.txt").write_text("x")
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden/ant/x.png", 3)
+    found = folder(tmp_path)
+    assert {s: len(v) for s, v in found.items()} == {"train": 12, "val": 12}
