@@ -51,4 +51,24 @@ def build_distiller(
     cls = distiller_class(method)
     if cls.needs_teacher and teacher is None:
         raise UserError(f"method {method!r} needs a teacher: give one, or use method=none")
+    if cls.needs_teacher:
+        _check_outputs(student, teacher, criterion.kind)
     return cls(student, teacher, criterion, settings)
+
+
+def _check_outputs(student: nn.Module, teacher: nn.Module, kind: str) -> None:
+    """UserError where the two predict different numbers of classes (or points), seen on noise pictures."""
+    from srrl.model import on_noise
+
+    try:
+        counts = [
+            on_noise(m, name, lambda x, m=m: m(x).shape[1])
+            for name, m in (("teacher", teacher), ("student", student))
+        ]
+    except UserError:
+        return  # one takes pictures of a size of its own: the first step will tell
+    if counts[0] != counts[1]:
+        what = "classes" if kind == "logits" else "points"
+        raise UserError(
+            f"the teacher predicts {counts[0]} {what}, the student {counts[1]}: both need the same"
+        )

@@ -89,8 +89,8 @@ def contact(
     plt = pyplot()
     columns = 8
     figure, axes = plt.subplots(
-        -(-len(chosen) // columns), columns, figsize=(1.35 * columns, 1.9 * -(-len(chosen) // columns)),
-        layout="constrained", squeeze=False,
+        -(-len(chosen) // columns), columns, figsize=(1.35 * columns, 2.05 * -(-len(chosen) // columns)), squeeze=False,
+        gridspec_kw={"hspace": 0.62, "wspace": 0.08, "left": 0.01, "right": 0.99, "top": 0.95, "bottom": 0.1},
     )  # fmt: skip
     for axis in axes.flat:
         axis.axis("off")

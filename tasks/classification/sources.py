@@ -176,7 +176,9 @@ def _archive(path: Path) -> tuple[list[str], Callable[[str], Any]]:
                 if member.isfile() and Path(member.name).suffix.lower() in IMAGE_EXTENSIONS:
                     contents[member.name.removeprefix("./")] = archive.extractfile(member).read()
             archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(512) != bytes(512):  # what ends every archive; tarfile itself does not miss it
+            if archive.fileobj.read(512) != bytes(
+                512
+            ):  # what ends every archive; tarfile itself does not miss it
                 raise tarfile.ReadError("it ends too early")
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = " ".join(str(error).split())[:120]

@@ -115,9 +115,10 @@ def test_equal_seeds_give_equal_students(teacher):
         ({"train": []}, "training set is empty"),
         ({"val": []}, "val is empty"),
         (
-            {"student": tiny(4, classes=2)},
+            {"student": tiny(4, classes=2), "method": "none"},
             "label 2 in a batch, but the model has 2 classes: expected labels 0 … 1",
         ),
+        ({"student": tiny(4, classes=2)}, "the teacher predicts 3 classes, the student 2"),
         ({"train": [("a.jpg", 1)]}, "sample 0 holds an image of type str"),
         ({"checkpoint": "x.safetensors"}, r"give a name in \.pt"),
     ],

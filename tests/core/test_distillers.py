@@ -216,6 +216,11 @@ def test_a_teacher_of_one_image_size_is_probed_at_that_size():
     assert type(make(teacher=teacher).connector.activation) is nn.ReLU
 
 
+def test_unequal_numbers_of_classes_are_refused():
+    with pytest.raises(UserError, match="the teacher predicts 5 classes, the student 3: both need the same"):
+        make("kd", teacher=tiny(5, classes=5))
+
+
 class OneSize(nn.Module):
     """A bare module under the protocol that takes pictures of one size and says so nowhere."""
 

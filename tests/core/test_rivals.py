@@ -395,7 +395,7 @@ def test_ofd_refuses_networks_whose_stages_do_not_end_in_a_relu():
     with pytest.raises(UserError, match="needs stages that end in a ReLU, which the teacher"):
         make("ofd", teacher=Staged((6, 8, 9), act=nn.SiLU))
     with pytest.raises(UserError, match="which the student"):
-        make("ofd", student=Split(nn.Conv2d(3, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+        make("ofd", student=Split(nn.Conv2d(3, 3, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
 
 
 def test_hint_of_a_teacher_with_negative_maps_is_not_cut_by_a_relu():
