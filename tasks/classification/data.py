@@ -36,7 +36,7 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
         raise UserError(f"{name} has one class, {classes[0]!r}: expected two or more")
     d.classes, d.n_classes = list(classes), len(classes)
     if d.per_class and "train" in splits:
-        splits["train"] = few(splits["train"], d.per_class, cfg.seed)
+        splits["train"] = few(splits["train"], d.per_class, d.split_seed)
     cfg.image_size = cfg.image_size or _own_size(splits, d.format)
     sets = {split: _dataset(cfg, samples, split, say) for split, samples in splits.items()}
     if not evaluation and "val" not in sets:
@@ -80,7 +80,7 @@ def _splits(cfg: ClassificationSettings, evaluation: bool) -> tuple[dict[str, Sa
     if "train" not in found:
         raise UserError(f"{name} has no training pictures: give data.train")
     if "val" not in found:
-        found["train"], found["val"] = cut(found["train"], d.val_fraction, cfg.seed)
+        found["train"], found["val"] = cut(found["train"], d.val_fraction, d.split_seed)
     return found, name, "test"
 
 
