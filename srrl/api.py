@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from srrl.checkpoint import load_weights
 from srrl.config import OptimSettings, RunSettings, read_yaml, resolve
 from srrl.data import KeyedDataset, eval_loader
-from srrl.distillers import build_distiller
+from srrl.distillers import build_distiller, distiller_class
 from srrl.distillers.base import Criterion, MethodSettings
 from srrl.errors import UserError
 from srrl.model import adapt, to_unit
@@ -148,6 +148,7 @@ def distill(
             stop=stop,
             say=say,
         ).fit()
+        student = distiller.student
         load_weights(student, best, "student")
         accelerator.wait_for_everyone()  # before the first process removes its folder
     return student.eval()
@@ -177,6 +178,9 @@ class OpenedRun:
         bare = self.cfg.model_copy(deep=True)
         bare.teacher.pretrained = bare.student.pretrained = False  # its own weights follow
         network = build(bare)
+        method = distiller_class(self.cfg.method)
+        if name == "student" and method.needs_teacher:
+            network = method.deployed(network, self.task.build_teacher(bare))
         load_weights(network, self.run.weights(name), name)
         return network.eval()
 

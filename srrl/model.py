@@ -8,6 +8,7 @@ Each adapter applies its own model's input normalisation, so that teacher and st
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -275,15 +276,35 @@ def _drop_unused(adapter: Adapter) -> None:
 
     They would be counted and saved, and several processes would wait for gradients that never come.
     """
-    named = dict(adapter.model.named_parameters())
     side = getattr(adapter, "probe_size", 64)
-    with _probing(adapter) as device, torch.enable_grad():
-        map_ = adapter.forward_features(torch.rand(1, 3, side, side, device=device))
-        gradients = torch.autograd.grad(map_.sum(), list(named.values()), allow_unused=True)
+    with _probing(adapter) as device:
+        x = torch.rand(1, 3, side, side, device=device)
+        _keep_used(adapter.model, lambda: adapter.forward_features(x))
+
+
+def _keep_used(model: nn.Module, run: Callable[[], Tensor]) -> None:
+    """Replaces the modules of ``model`` whose weights ``run()`` does not depend on by nothing."""
+    named = dict(model.named_parameters())
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(run().sum(), list(named.values()), allow_unused=True)
     used = {name.rpartition(".")[0] for name, g in zip(named, gradients) if g is not None}
     for owner in {name.rpartition(".")[0] for name in named} - used - {""}:
-        if not list(adapter.model.get_submodule(owner).children()):
-            adapter.model.set_submodule(owner, nn.Identity())
+        if not list(model.get_submodule(owner).children()):
+            model.set_submodule(owner, nn.Identity())
+
+
+def part_of(model: nn.Module, name: str, *, head: bool) -> nn.Module:
+    """A copy of a model that keeps only the weights of its head, or only those of its features."""
+    inner = copy.deepcopy(model.model if isinstance(model, Frozen) else model).requires_grad_(True)
+
+    def cut(noise: Tensor) -> None:
+        features = inner.forward_features(noise)
+        if head:
+            features = features.detach()
+        _keep_used(inner, lambda: inner.forward_head(features) if head else inner.forward_features(noise))
+
+    on_noise(inner, name, cut)
+    return inner
 
 
 def adapt(model: nn.Module) -> nn.Module:

@@ -120,7 +120,7 @@ class Pipeline:
                 save_weights(run.weights("teacher"), model, phase="teacher")
             return model, {}
         optim = cfg.optim.model_copy(update={"lr": cfg.teacher.lr or cfg.optim.lr})
-        return model, self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs, optim)
+        return self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs, optim)
 
     def student(
         self, phase: str, method: str, data: Data, teacher: nn.Module | None
@@ -131,7 +131,7 @@ class Pipeline:
         model = self.task.build_student(cfg)
         if cfg.student.init:
             load_weights(model, weights_of(cfg.student.init, "student"), "student")
-        return model, self.fit(phase, method, model, teacher, data, cfg.epochs)
+        return self.fit(phase, method, model, teacher, data, cfg.epochs)
 
     def fit(
         self,
@@ -142,8 +142,8 @@ class Pipeline:
         data: Data,
         epochs: int,
         optim: OptimSettings | None = None,
-    ) -> dict[str, Any]:
-        """Trains one network and leaves the weights that validation chose in it."""
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Trains one network: it with the weights that validation chose, and the figures of the best and the last epoch."""
         cfg, task, run = self.cfg, self.task, self.run_folder
         settings = Phase(
             name=phase,
@@ -173,9 +173,10 @@ class Pipeline:
         )
         outcome = trainer.fit()
         self.accelerator.free_memory()
+        model = distiller.student
         load_weights(model, run.weights(phase), phase)
         model.to(self.accelerator.device)
-        return {"best": outcome["best"], "last": outcome["last"]}
+        return model, {"best": outcome["best"], "last": outcome["last"]}
 
 
 def weights_of(path: str, name: str) -> Path:

@@ -25,6 +25,7 @@ METHODS = {
     "crd": ("srrl.distillers.crd", "CRD"),
     "dkd": ("srrl.distillers.dkd", "DKD"),
     "dist": ("srrl.distillers.dist", "DIST"),
+    "simkd": ("srrl.distillers.simkd", "SimKD"),
     "reviewkd": ("srrl.distillers.reviewkd", "ReviewKD"),
 }
 
@@ -47,13 +48,16 @@ def distiller_class(method: str) -> type[Distiller]:
 def build_distiller(
     method: str, student: nn.Module, teacher: nn.Module | None, criterion: Criterion, settings: MethodSettings
 ) -> Distiller:
-    """The distiller of that name around ``student`` (trainable) and ``teacher`` (frozen here; None for ``none``)."""
+    """The distiller of that name around ``student`` (trainable) and ``teacher`` (frozen here; None for ``none``).
+
+    Its ``.student`` is what is to be scored and saved, which for some methods is more than the student given.
+    """
     cls = distiller_class(method)
     if cls.needs_teacher and teacher is None:
         raise UserError(f"method {method!r} needs a teacher: give one, or use method=none")
     if cls.needs_teacher:
         _check_outputs(student, teacher, criterion.kind)
-    return cls(student, teacher, criterion, settings)
+    return cls(cls.deployed(student, teacher), teacher, criterion, settings)
 
 
 def _check_outputs(student: nn.Module, teacher: nn.Module, kind: str) -> None:

@@ -53,6 +53,7 @@ class MethodSettings(BaseModel):
         512, ge=1, description="reviewkd: channels of the fused maps, at most the student's last"
     )
     review_warmup: int = Field(20, ge=0, description="reviewkd: epochs over which its weight rises")
+    simkd_weight: float = Field(1.0, gt=0, description="simkd: of its only loss")
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"
     )
@@ -129,6 +130,11 @@ class Distiller(nn.Module):
         missing = [k for k in missing if not k.startswith("teacher.")]
         if missing or unexpected:
             raise ValueError(f"state does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+    @classmethod
+    def deployed(cls, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
+        """The network that is trained, scored and saved as the student: itself, unless the method keeps more than that."""
+        return student
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The rival methods: each loss against a naive float64 computation, where gradients go, and which predictions they fit."""
 
+import copy
 import itertools
 import math
 
@@ -396,6 +397,38 @@ def test_ofd_refuses_networks_whose_stages_do_not_end_in_a_relu():
         make("ofd", teacher=Staged((6, 8, 9), act=nn.SiLU))
     with pytest.raises(UserError, match="which the student"):
         make("ofd", student=Split(nn.Conv2d(3, 3, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
+
+
+def test_simkd_ships_trunk_projector_and_the_teachers_head():
+    student, teacher = Staged((4, 5, 6), seed=1), Staged((6, 8, 9), seed=2)
+    distiller = make("simkd", student=student, teacher=teacher, simkd_weight=3.0).train()
+    shipped = distiller.student
+    n = lambda *modules: sum(p.numel() for m in modules for p in m.parameters())  # noqa: E731
+    projector = 6 * 4 + 4 * 4 * 9 + 4 * 9 + 2 * (4 + 4 + 9)  # convolutions and BatchNorms
+    assert n(shipped) == n(student.stages) + projector + n(teacher.head)
+    data = batch()
+    with torch.no_grad():
+        reference = copy.deepcopy(shipped)
+        projected = reference.projector(reference.trunk.forward_features(data["image"]))
+        taught = distiller.teacher.forward_features(data["image"])
+        expected = float((projected.double() - taught.double()).square().mean())
+        logits = projected.mean((2, 3)) @ teacher.head.weight.T + teacher.head.bias
+    result = distiller(data)
+    assert float(result["loss"]) == pytest.approx(3 * expected, rel=1e-5)
+    torch.testing.assert_close(result["output"], logits, rtol=1e-4, atol=1e-4)
+    result["loss"].backward()
+    trained = {k for k, p in shipped.named_parameters() if p.grad is not None}
+    assert {k.partition(".")[0] for k in trained} == {"trunk", "projector"}
+    assert len(trained) == sum(1 for k, _ in shipped.named_parameters() if not k.startswith("head."))
+
+
+def test_simkd_serves_heatmaps_and_maps_of_another_size():
+    student = Staged((4, 5, 6), head="spatial", seed=1)
+    teacher = Staged((6, 8, 9), head="spatial", strides=(2, 1, 1), seed=2)
+    distiller = make("simkd", student=student, teacher=teacher, criterion=HeatmapL2())
+    data = {**batch(), "target": torch.zeros(6, 2, 8, 8)}
+    assert distiller.train()(data)["output"].shape == (6, 2, 8, 8)
+    assert distiller.student.head.training is False
 
 
 def test_hint_of_a_teacher_with_negative_maps_is_not_cut_by_a_relu():
