@@ -190,10 +190,15 @@ def tabulate(
 ) -> dict[str, Any]:
     """Mean, standard deviation and each seed of every method, and paired differences with 95 % intervals.
 
+    The figures are those of the last epoch; those of the epoch that validation chose stand beside them as ``best``.
     A positive gain is an improvement of the last method named over the other, whichever way the metric points.
     """
-    values = {m: [finished[m, s]["student"][metric] for s in seeds] for m in methods}
-    rows = {m: {"seeds": v, "mean": _mean(v), "std": _std(v)} for m, v in values.items()}
+    values = {m: [_last_epoch(finished[m, s]["student"])[metric] for s in seeds] for m in methods}
+    best = {m: [finished[m, s]["student"][metric] for s in seeds] for m in methods}
+    rows = {
+        m: {"seeds": v, "mean": _mean(v), "std": _std(v), "best": {"seeds": best[m], "mean": _mean(best[m])}}
+        for m, v in values.items()
+    }
     main = "srrl" if "srrl" in methods else methods[-1]
     sign = 1 if higher else -1
     pairs = {}
@@ -227,6 +232,11 @@ def paired_interval(gains: list[float]) -> dict[str, Any]:
     return {"mean": mean, "interval": [mean - half, mean + half], "excludes_zero": abs(mean) > half}
 
 
+def _last_epoch(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the last epoch's weights, or the only ones there are."""
+    return figures.get("last_epoch", figures)
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -247,9 +257,14 @@ def _write(
 
     write_json(out / "table.json", table)
     n = len(table["seeds"])
-    rows = [["teacher", f"{table['teacher']:.3f}", ""]] if table["teacher"] is not None else []
+    rows = [["teacher", f"{table['teacher']:.3f}", "", ""]] if table["teacher"] is not None else []
     rows += [
-        [m, f"{r['mean']:.3f} ± {r['std']:.3f}", ", ".join(f"{v:.3f}" for v in r["seeds"])]
+        [
+            m,
+            f"{r['mean']:.3f} ± {r['std']:.3f}",
+            ", ".join(f"{v:.3f}" for v in r["seeds"]),
+            f"{r['best']['mean']:.3f}",
+        ]
         for m, r in table["methods"].items()
     ]
     gains = []
@@ -259,7 +274,7 @@ def _write(
     text = [
         f"# {task.name}: {table['metric']} ({task.unit}) on {table['dataset']}, split {table['split']}, {table['protocol']}",
         f"Mean ± standard deviation over {n} seed{'s' * (n > 1)}; {'higher' if table['higher_is_better'] else 'lower'} is better.",
-        markdown_table(["", f"{table['metric']}", "each seed"], rows),
+        markdown_table(["", f"{table['metric']}, last epoch", "each seed", "best on validation"], rows),
         "Gain, paired by seed (positive = better):",
         markdown_table(["", "mean", "95 % interval", "excludes zero"], gains),
     ]

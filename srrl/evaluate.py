@@ -10,6 +10,8 @@ from srrl.cli import Command, main_of
 from srrl.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from srrl.config import RunSettings
@@ -51,7 +53,21 @@ def measure(
             "latency_ms_p50_all_threads": many[name]["p50"],
             "latency_ms_p95_all_threads": many[name]["p95"],
         }
+        last = run.weights(f"{name}-last")
+        if name != "teacher" and last.is_file():
+            results[name]["last_epoch"] = _last(task, cfg, model, last, data)
     return results | task.reference(data, cfg)
+
+
+def _last(task: Task, cfg: RunSettings, model: nn.Module, weights: Path, data: Data) -> dict[str, Any]:
+    """The figures of the last epoch's weights, which are not chosen by anything."""
+    from copy import deepcopy
+
+    from srrl.checkpoint import load_weights
+
+    model = deepcopy(model)
+    load_weights(model, weights, "student")
+    return task.evaluate(model, data.test, cfg)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

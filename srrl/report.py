@@ -166,11 +166,12 @@ def side_by_side(task: Task, results: dict[str, Any], names: list[str]) -> str:
         ),
     ]
     table = markdown_table(["", *names], [[k, *v] for k, v in rows])
-    groups = [(g, results[names[0]].get(g) or {}) for g in ("subsets", "regions")]
-    for group, entries in groups:
+    groups = {"subsets": "subset", "regions": "region", "classes": "class"}
+    for group, one in groups.items():
+        entries = results[names[0]].get(group) or {}
         if entries:
             pick = [(e, [_cell(results[n][group][e], task.metric) for n in names]) for e in entries]
-            table += f"\n\n{task.metric} ({task.unit}) by {group[:-1]}\n\n" + markdown_table(
+            table += f"\n\n{task.metric} ({task.unit}) by {one}\n\n" + markdown_table(
                 ["", *names], [[k, *v] for k, v in pick]
             )
     return table

@@ -77,7 +77,7 @@ class ClassificationTask(Task):
         from .metrics import accuracy
 
         result = accuracy(*logits_of(model, dataset), cfg.data.classes)
-        return result if full else {k: v for k, v in result.items() if k != "subsets"}
+        return result if full else {k: v for k, v in result.items() if k != "classes"}
 
     def figures(
         self, models: dict[str, nn.Module], data: Data, cfg: ClassificationSettings, folder: Path

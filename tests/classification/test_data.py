@@ -262,7 +262,7 @@ def test_accuracy_against_scikit_learn():
     assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=1))
     assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5))
     third = labels == 2
-    assert found["subsets"]["c"]["top1"] == pytest.approx(100 * (logits[third].argmax(1) == 2).mean())
+    assert found["classes"]["c"]["top1"] == pytest.approx(100 * (logits[third].argmax(1) == 2).mean())
     assert "top5" not in accuracy(logits[:, :5], labels % 5, list("abcde"))
 
 

@@ -92,6 +92,10 @@ def test_run_folder_holds_what_the_contract_says(finished):
             if "running" not in k and "num_batches" not in k
         )
         assert m["size_bytes"] == (folder / f"weights/{model}.safetensors").stat().st_size
+    assert (
+        results["student"]["last_epoch"].keys() == {"nme", "fr@0.10"}
+        and "last_epoch" not in results["teacher"]
+    )
     assert "report:" in out
     rows = list(csv.DictReader(open(folder / "metrics.csv")))
     assert [(r["phase"], r["epoch"]) for r in rows] == [

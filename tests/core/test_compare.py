@@ -42,6 +42,14 @@ def test_one_seed_has_no_interval_and_claims_nothing():
     assert paired_interval([0.7]) == {"mean": 0.7, "interval": None, "excludes_zero": False}
 
 
+def test_the_last_epoch_counts_and_the_chosen_one_stands_beside_it():
+    chosen, plain = cell(5.0), cell(6.0)
+    chosen["student"]["last_epoch"] = {"nme": 5.5}
+    table = tabulate({("none", 0): plain, ("srrl", 0): chosen}, ["none", "srrl"], [0], "nme", higher=False)
+    assert table["methods"]["srrl"]["seeds"] == [5.5] and table["methods"]["srrl"]["best"]["seeds"] == [5.0]
+    assert table["gains"]["srrl over none"]["mean"] == pytest.approx(0.5)
+
+
 def test_gain_is_positive_where_srrl_is_better_whichever_way_the_metric_points():
     finished = {
         ("none", 0): cell(6.0),
