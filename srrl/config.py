@@ -74,7 +74,9 @@ class TeacherSettings(ModelSettings):
     checkpoint: str | None = Field(
         None, description="weights (.safetensors or .pt) or a run folder; no training then"
     )
-    epochs: int | None = Field(None, ge=1, description="None: as many as the student")
+    epochs: int | None = Field(
+        None, ge=0, description="None: as many as the student; 0: a pretrained one as it comes"
+    )
     lr: float | None = Field(None, gt=0, description="None: optim.lr, as the student")
 
 

@@ -52,6 +52,7 @@ class Pipeline:
         """Everything; returns what results.json holds (nothing in the processes beside the first)."""
         cfg, task, run = self.cfg, self.task, self.run_folder
         data = self.prepare()
+        task.build_student(cfg)  # what is wrong with its settings is said before a teacher is trained
         models: dict[str, nn.Module] = {}
         chosen: dict[str, dict[str, Any]] = {}
         if cfg.method != "none" or cfg.teacher.checkpoint:
@@ -119,8 +120,16 @@ class Pipeline:
             if self.accelerator.is_main_process and not run.weights("teacher").is_file():
                 save_weights(run.weights("teacher"), model, phase="teacher")
             return model, {}
+        epochs = cfg.epochs if cfg.teacher.epochs is None else cfg.teacher.epochs
+        if epochs == 0:
+            if not cfg.teacher.pretrained:
+                raise UserError("teacher.epochs=0 is for a teacher with pretrained=true or a checkpoint")
+            self.say(f"teacher: {cfg.teacher.arch} as pretrained, not trained further")
+            if self.accelerator.is_main_process and not run.weights("teacher").is_file():
+                save_weights(run.weights("teacher"), model, phase="teacher")
+            return model, {}
         optim = cfg.optim.model_copy(update={"lr": cfg.teacher.lr or cfg.optim.lr})
-        return self.fit("teacher", "none", model, None, data, cfg.teacher.epochs or cfg.epochs, optim)
+        return self.fit("teacher", "none", model, None, data, epochs, optim)
 
     def student(
         self, phase: str, method: str, data: Data, teacher: nn.Module | None

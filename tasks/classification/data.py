@@ -57,7 +57,9 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
 def _splits(cfg: ClassificationSettings, evaluation: bool) -> tuple[dict[str, Samples], str, str]:
     """The splits that the settings name, the data set's name, and which split the final figures are of."""
     d = cfg.data
-    if d.format == "digits":
+    if evaluation and d.format == "folder" and not d.train:
+        found, name = folder(Path(d.test).expanduser()), _name(Path(d.test))
+    elif d.format == "digits":
         if d.train or d.test:
             raise UserError(
                 "data.format=digits needs no path: leave data.train out, or choose another format"
@@ -98,7 +100,13 @@ def _folders(cfg: ClassificationSettings) -> tuple[dict[str, Samples], str]:
     for split, samples in found.items():
         if samples.classes != classes:
             found[split] = _renumbered(samples, classes, split)
-    return found, main.parent.name if main.name in ("train", "val", "test") else main.stem
+    return found, _name(main)
+
+
+def _name(path: Path) -> str:
+    """A data set's name for results: the folder, less a split's own name."""
+    path = path.expanduser().resolve()
+    return path.parent.name if path.name in ("train", "val", "test") else path.stem
 
 
 def _renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Samples:

@@ -156,7 +156,8 @@ def folder(path: Path) -> dict[str, Samples]:
     main = groups.get("train") or next(iter(groups.values()))
     classes = tuple(sorted(main))
     splits = {}
-    for split, members in groups.items():
+    for split in (s for s in SPLITS if s in groups):
+        members = groups[split]
         other = sorted(set(members) - set(classes))
         if other:
             raise UserError(f"{path.absolute()}: {split} has a class {other[0]!r} that train does not have")

@@ -1,0 +1,119 @@
+"""Whole classification runs as real processes: the contract's results, prediction, other data, and what does not fit."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from small_run import call
+from test_pictures import pack
+
+import srrl
+
+CLASSES = ("red", "green", "blue", "cyan", "pink", "grey", "lime")
+TINY = ["epochs=2", "batch_size=8", "student.width=4", "teacher.arch=resnet8", "teacher.width=8", "threads=1"]
+
+
+def colours(root, splits=("train", "val", "test"), classes=CLASSES, count=4):
+    """Noisy pictures of one colour a class."""
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for number, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                base = np.array([number * 36, 255 - number * 36, (number * 90) % 255])
+                picture = np.clip(base + rng.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+                assert cv2.imwrite(str(folder / f"{i}.png"), picture)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classes")
+    archive = pack(colours(folder / "set"), folder / "colours.tar")
+    arguments = ["--task", "classification", f"data.train={archive}", *TINY, "--run-dir", folder / "run"]
+    status, out, error = call("train", *arguments)
+    assert status == 0, error
+    return folder, out
+
+
+def test_results_are_those_of_the_contract(run):
+    folder, out = run
+    results = json.loads((folder / "run/results.json").read_text())
+    assert (results["task"], results["dataset"], results["split"]) == ("classification", "colours", "test")
+    for model in ("teacher", "student", "baseline"):
+        assert {"top1", "top5", "params", "macs", "size_bytes", "latency_ms_p50"} <= results[model].keys()
+        assert results[model]["classes"].keys() == set(CLASSES)
+    for picture in ("curves", "classes", "contact"):
+        assert cv2.imread(str(folder / "run/plots" / f"{picture}.png")).std() > 5
+    assert "train 28 pictures, val 28 pictures, test 28 pictures, 7 classes, 16 pixels" in out
+
+
+def test_saved_models_are_the_scored_ones(run):
+    """Accuracy counted by hand over single predictions of srrl.load, against results.json."""
+    folder, _ = run
+    results = json.loads((folder / "run/results.json").read_text())
+    classifier = srrl.load(folder / "run")
+    right = top5 = 0
+    for name in CLASSES:
+        for i in range(4):
+            guesses = classifier(folder / f"set/test/{name}/{i}.png")
+            assert sum(g.probability for g in guesses) <= 1 + 1e-6 and len(guesses) == 5
+            right += guesses[0].name == name
+            top5 += name in [g.name for g in guesses]
+    assert results["student"]["top1"] == pytest.approx(100 * right / 28)
+    assert results["student"]["top5"] == pytest.approx(100 * top5 / 28)
+
+
+def test_predict_writes_a_table_and_drawn_copies(run, tmp_path):
+    folder, _ = run
+    status, out, error = call(
+        "predict", folder / "run", folder / "set/test/red", "--out", tmp_path / "out", "--model", "teacher"
+    )
+    assert status == 0, error
+    (table,) = (tmp_path / "out").glob("*.csv")
+    rows = list(csv.DictReader(open(table)))
+    assert len(rows) == 4 * 5 and {r["rank"] for r in rows} == set("12345")
+    assert {r["class"] for r in rows} <= set(CLASSES)
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 4
+    assert call("predict", folder / "run", folder / "set", "--box", "whole")[0] == 2
+
+
+def test_evaluation_on_other_data_of_the_same_classes_and_of_others(run, tmp_path):
+    folder, _ = run
+    colours(tmp_path / "other", splits=("",), count=2)
+    status, out, error = call("evaluate", folder / "run", "--data", tmp_path / "other", "--model", "student")
+    assert status == 0, error
+    assert "split all (14 samples)" in out
+    colours(tmp_path / "strange", splits=("",), classes=("red", "green", "ochre"))
+    status, _, error = call("evaluate", folder / "run", "--data", tmp_path / "strange")
+    assert status == 2 and "has the classes 3 (green, ochre, red)" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["teacher.checkpoint=missing.pt"], "missing.pt does not exist"),
+        (["student.arch=resnet9"], "network 'resnet9' is not known"),
+        (["data.format=cifar10"], "no usable cifar10"),
+        (["method=dkdd"], "did you mean 'dkd'"),
+    ],
+)
+def test_what_does_not_fit_ends_with_two_and_one_line(run, tmp_path, changes, message):
+    folder, _ = run
+    data = tmp_path if "data.format=cifar10" in changes else folder / "set"
+    arguments = ["--task", "classification", f"data.train={data}", *TINY, *changes]
+    status, _, error = call("train", *arguments, "--run-dir", tmp_path / "run")
+    assert status == 2 and message in error.strip().splitlines()[-1] and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(run, tmp_path):
+    folder, _ = run
+    colours(tmp_path / "fewer", classes=CLASSES[:3])
+    arguments = ["--task", "classification", f"data.train={tmp_path / 'fewer'}", *TINY]
+    checkpoint = f"teacher.checkpoint={folder / 'run'}"
+    status, _, error = call("train", *arguments, checkpoint, "--run-dir", tmp_path / "run")
+    assert status == 2 and "classifier" in error.strip().splitlines()[-1]
