@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SR_FORMS = ("l2", "ce", "kl", "labels")
-
 
 def _same_shape(a: Tensor, b: Tensor, what: str) -> None:
     if a.shape != b.shape:
@@ -139,7 +137,25 @@ def resize_weight(weight: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(weight.amax(1, keepdim=True), size)
 
 
-SR_LOGITS = {"l2": softmax_regression_l2, "ce": softmax_regression_ce, "kl": softmax_regression_kl}
+def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 − Pearson's correlation of each row of a and b (N, C), averaged over the rows (DIST, arXiv 2205.10536, Eq. 6)."""
+    a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
+    return 1 - ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)).mean()
+
+
+def softmax_regression_pearson(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Relational L_SR, after DIST: 1 − correlation of the logits of each sample, plus the same of each class over the batch."""
+    _same_shape(student_logits, teacher_logits, "softmax regression")
+    a, b = student_logits.float(), teacher_logits.float()
+    return pearson_distance(a, b) + pearson_distance(a.T, b.T)
+
+
+SR_LOGITS = {
+    "l2": softmax_regression_l2,
+    "ce": softmax_regression_ce,
+    "kl": softmax_regression_kl,
+    "pearson": softmax_regression_pearson,
+}
 
 
 def finite(loss: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,9 +21,10 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
     alpha: float = Field(1.0, ge=0, description="weight of L_FM (feature matching)")
     beta: float = Field(1.0, ge=0, description="weight of L_SR (softmax regression)")
-    sr_form: Literal["l2", "ce", "kl", "labels"] = Field(
+    sr_form: Literal["l2", "ce", "kl", "pearson", "labels"] = Field(
         "l2",
-        description="L_SR: l2 on outputs, ce or kl against the teacher's softmax, labels = against the ground truth",
+        description="L_SR: l2 on outputs, ce or kl against the teacher's softmax, pearson = correlation of outputs, "
+        "labels = against the ground truth",
     )
     kd_weight: float = Field(1.0, ge=0, description="weight of the term of method kd")
     kd_temperature: float = Field(4.0, gt=0, description="temperature of kd on logits")
@@ -53,6 +54,9 @@ class MethodSettings(BaseModel):
         512, ge=1, description="reviewkd: channels of the fused maps, at most the student's last"
     )
     review_warmup: int = Field(20, ge=0, description="reviewkd: epochs over which its weight rises")
+    srrl_stages: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="srrl_stages: at which stages (from 0) the losses stand; None: at all"
+    )
     simkd_weight: float = Field(1.0, gt=0, description="simkd: of its only loss")
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"

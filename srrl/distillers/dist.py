@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from srrl.distillers.base import Batch, Distiller
-
-
-def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 − Pearson's correlation of each row of a and b (N, C), averaged over the rows."""
-    a, b = (m - m.mean(1, keepdim=True) for m in (a, b))
-    return 1 - ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)).mean()
+from srrl.losses import pearson_distance
 
 
 class DIST(Distiller):

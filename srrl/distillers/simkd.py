@@ -26,18 +26,20 @@ class Projector(nn.Sequential):
 
 
 class Transferred(nn.Module):
-    """What SimKD ships: the student's trunk, the projector, and the teacher's frozen head; a model under the protocol.
+    """What SimKD ships: the student's trunk, a projector, and the teacher's frozen head; a model under the protocol.
 
     A spatial head gets the map at the size that the teacher's has for the same picture.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module):
+    def __init__(self, student: nn.Module, teacher: nn.Module, projector: nn.Module | None = None):
         super().__init__()
         self.trunk = part_of(student, "student", head=False)
         self.head = part_of(teacher, "teacher", head=True).requires_grad_(False)
         self.feature_channels = teacher.feature_channels
-        non_negative = stages_non_negative(teacher, "teacher")[-1]
-        self.projector = Projector(student.feature_channels, teacher.feature_channels, non_negative)
+        if projector is None:
+            non_negative = stages_non_negative(teacher, "teacher")[-1]
+            projector = Projector(student.feature_channels, teacher.feature_channels, non_negative)
+        self.projector = projector
         side = lambda x, m: m.forward_features(x).shape[-1] / x.shape[-1]  # noqa: E731 - of two models
         sides = [
             on_noise(m, name, lambda x, m=m: side(x, m))

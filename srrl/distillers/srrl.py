@@ -9,8 +9,8 @@ from srrl import losses
 from srrl.connector import Connector
 from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, head_of
 from srrl.distillers.kd import kd_term
+from srrl.distillers.stages import stages_non_negative
 from srrl.errors import UserError
-from srrl.model import on_noise
 
 
 class SRRL(Distiller):
@@ -22,6 +22,7 @@ class SRRL(Distiller):
     pixel under the foreground weight, and r(F_S) is resized bilinearly to the teacher's map.
     """
 
+    name = "srrl"
     parts = ("supervised", "fm", "sr", "kd")
     reads = ("alpha", "beta", "sr_form", "added_kd", "kd_temperature", "connector_activation")
 
@@ -29,13 +30,8 @@ class SRRL(Distiller):
         self, student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: MethodSettings
     ):
         super().__init__(student, teacher, criterion, settings)
-        if criterion.kind == "heatmaps" and settings.sr_form in ("ce", "kl"):
-            raise UserError(
-                f"sr_form={settings.sr_form} compares class probabilities: heatmaps take sr_form=l2 or labels"
-            )
-        activation = settings.connector_activation
-        if activation == "auto":
-            activation = "relu" if _non_negative(self.teacher) else "identity"
+        check_form(criterion, settings.sr_form)
+        activation = activation_for(settings.connector_activation, self.teacher)
         self.connector = Connector(student.feature_channels, self.teacher.feature_channels, activation)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -47,50 +43,64 @@ class SRRL(Distiller):
 
         supervised = self.criterion.supervised(output, batch)
         weight = self.criterion.weight(target)  # one definition of the foreground for all three comparisons
-        fm = self.feature_matching(connected, teacher_features, weight)
+        fm = match_features(self.criterion, connected, teacher_features, weight)
         sr = kd = fm.new_zeros(())
         if s.beta:
-            sr = self.softmax_regression(self.teacher.forward_head(connected), target, weight, batch)
+            transferred = self.teacher.forward_head(connected)
+            sr = match_outputs(self.criterion, s.sr_form, transferred, target, weight, batch)
         if s.added_kd:
             kd = kd_term(output, target, weight, self.criterion, s)
-        loss = supervised + s.alpha * fm + s.beta * sr + s.added_kd * kd
-        return {
-            "loss": loss,
-            "output": output,
-            "supervised": supervised.detach(),
-            "fm": fm.detach(),
-            "sr": sr.detach(),
-            "kd": kd.detach(),
-        }
+        return self.result(output, supervised, fm=(s.alpha, fm), sr=(s.beta, sr), kd=(s.added_kd, kd))
 
     def connect(self, features: Tensor, teacher_features: Tensor) -> Tensor:
         """r(F_S) in the teacher's channels, and in the teacher's map size where the head is spatial."""
         connected = self.connector(features)
-        if self.criterion.kind == "heatmaps" and connected.shape[2:] != teacher_features.shape[2:]:
-            connected = F.interpolate(
-                connected, teacher_features.shape[2:], mode="bilinear", align_corners=False
-            )
+        return connected if self.criterion.kind == "logits" else resized(connected, teacher_features)
+
+
+def resized(connected: Tensor, teacher_features: Tensor) -> Tensor:
+    """A connected map at the size of the teacher's."""
+    size = teacher_features.shape[2:]
+    if connected.shape[2:] == size:
         return connected
-
-    def feature_matching(self, connected: Tensor, teacher_features: Tensor, weight: Tensor | None) -> Tensor:
-        """L_FM: pooled for logits, per pixel under the teacher's foreground weight for heatmaps."""
-        if self.criterion.kind == "logits":
-            return losses.feature_matching_pooled(connected, teacher_features)
-        if weight is not None:
-            weight = losses.resize_weight(weight, tuple(teacher_features.shape[2:]))
-        return losses.feature_matching_map(connected, teacher_features, weight)
-
-    def softmax_regression(
-        self, transferred: Tensor, target: Tensor, weight: Tensor | None, batch: Batch
-    ) -> Tensor:
-        """L_SR between the teacher's head on connected features and the teacher's output (or the labels)."""
-        if self.settings.sr_form == "labels":
-            return self.criterion.supervised(transferred, batch)
-        if self.criterion.kind == "heatmaps":
-            return self.criterion.compare(transferred, target, weight)
-        return losses.SR_LOGITS[self.settings.sr_form](transferred, target)
+    return F.interpolate(connected, size, mode="bilinear", align_corners=False)
 
 
-def _non_negative(teacher: nn.Module) -> bool:
-    """Whether the teacher's features can be reached by a ReLU, read off noise pictures."""
-    return on_noise(teacher, "teacher", lambda noise: bool(teacher.forward_features(noise).min() >= 0))
+def match_features(
+    criterion: Criterion, connected: Tensor, teacher_features: Tensor, weight: Tensor | None
+) -> Tensor:
+    """L_FM: pooled for logits, per pixel under the teacher's foreground weight for heatmaps."""
+    if criterion.kind == "logits":
+        return losses.feature_matching_pooled(connected, teacher_features)
+    if weight is not None:
+        weight = losses.resize_weight(weight, tuple(teacher_features.shape[2:]))
+    return losses.feature_matching_map(connected, teacher_features, weight)
+
+
+def match_outputs(
+    criterion: Criterion,
+    sr_form: str,
+    transferred: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    batch: Batch,
+) -> Tensor:
+    """L_SR between the teacher's head on connected features and the teacher's output (or the labels)."""
+    if sr_form == "labels":
+        return criterion.supervised(transferred, batch)
+    if criterion.kind == "heatmaps":
+        return criterion.compare(transferred, target, weight)
+    return losses.SR_LOGITS[sr_form](transferred, target)
+
+
+def check_form(criterion: Criterion, sr_form: str) -> None:
+    """UserError for a form of L_SR that the task's predictions do not have."""
+    if criterion.kind == "heatmaps" and sr_form in ("ce", "kl", "pearson"):
+        raise UserError(f"sr_form={sr_form} compares class scores: heatmaps take sr_form=l2 or labels")
+
+
+def activation_for(setting: str, teacher: nn.Module) -> str:
+    """The connector's activation: what is set, or for ``auto`` ReLU where the teacher's features could come from one."""
+    if setting != "auto":
+        return setting
+    return "relu" if stages_non_negative(teacher, "teacher")[-1] else "identity"

@@ -11,11 +11,12 @@ from toys import CLASSES, HeatmapL2, softmax, spatial
 
 from srrl.api import CrossEntropyCriterion
 from srrl.data import KeyedDataset
-from srrl.distillers import build_distiller, crd, dist, dkd, ofd, reviewkd, rkd
+from srrl.distillers import build_distiller, crd, dkd, ofd, reviewkd, rkd
 from srrl.distillers.at import attention_transfer
 from srrl.distillers.base import MethodSettings
 from srrl.distillers.stages import PreReLU, pairs, same_size
 from srrl.errors import UserError
+from srrl.losses import pearson_distance, softmax_regression_pearson
 from srrl.model import Adapter, Split, build_model
 
 CE = CrossEntropyCriterion()
@@ -163,8 +164,8 @@ def test_pearson_distance_against_numpy():
 
     a, b = rows(3, 5, seed=0), rows(3, 5, seed=1)
     expected = 1 - np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a.double(), b.double(), strict=True)])
-    assert float(dist.pearson_distance(a, b)) == pytest.approx(expected, rel=1e-5)
-    assert float(dist.pearson_distance(a, 3 * a + 7)) == pytest.approx(0, abs=1e-6)
+    assert float(pearson_distance(a, b)) == pytest.approx(expected, rel=1e-5)
+    assert float(pearson_distance(a, 3 * a + 7)) == pytest.approx(0, abs=1e-6)
 
 
 def test_dist_total_by_hand():
@@ -429,6 +430,74 @@ def test_simkd_serves_heatmaps_and_maps_of_another_size():
     data = {**batch(), "target": torch.zeros(6, 2, 8, 8)}
     assert distiller.train()(data)["output"].shape == (6, 2, 8, 8)
     assert distiller.student.head.training is False
+
+
+def test_relational_form_of_sr_by_numpy_and_its_invariance():
+    import numpy as np
+
+    a, b = rows(4, 5, seed=0), rows(4, 5, seed=1)
+    corr = lambda x, y: np.mean([np.corrcoef(u, v)[0, 1] for u, v in zip(x.double(), y.double())])  # noqa: E731
+    assert float(softmax_regression_pearson(a, b)) == pytest.approx(2 - corr(a, b) - corr(a.T, b.T), rel=1e-5)
+    assert float(softmax_regression_pearson(a, 5 * a + 2)) == pytest.approx(0, abs=1e-5)
+    assert float(make("srrl", sr_form="pearson")(batch())["sr"]) > 0
+
+
+def test_pooled_variant_is_not_the_papers_method():
+    """Its connector sees one pixel a picture: BatchNorm over the batch alone."""
+    distiller, data = make("srrl_pooled").train(), batch()
+    with torch.no_grad():
+        pooled = distiller.student.forward_features(data["image"]).double().mean((2, 3))
+        z = pooled @ distiller.connector.conv.weight[:, :, 0, 0].double().T
+        z = (z - z.mean(0)) / (z.var(0, unbiased=False) + distiller.connector.bn.eps).sqrt()
+        taught = distiller.teacher.forward_features(data["image"]).double().mean((2, 3))
+        expected = float((z.relu() - taught).square().mean())
+    assert float(distiller(data)["fm"]) == pytest.approx(expected, rel=1e-4)
+    assert float(make("srrl").train()(data)["fm"]) != pytest.approx(expected, rel=1e-2)
+
+
+def test_losses_at_stages_send_each_map_through_the_rest_of_the_teacher():
+    distiller, data = make("srrl_stages", srrl_stages=[0, 2], alpha=2.0, beta=3.0).train(), batch()
+    reference = copy.deepcopy(distiller)
+    with torch.no_grad():
+        teacher, x = reference.teacher.model, data["image"]
+        maps_s, maps_t = reference.student.forward_intermediates(x), teacher.forward_intermediates(x)
+        target = teacher(x)
+        fm = sr = 0.0
+        for stage, connector in zip((0, 2), reference.connectors, strict=True):
+            m = connector(maps_s[stage])
+            fm += float((m.mean((2, 3)) - maps_t[stage].mean((2, 3))).square().mean())
+            for later in range(stage + 1, 3):
+                m = teacher.stages[later](m)
+            sr += float((teacher.head(m.mean((2, 3))) - target).square().mean())
+    result = distiller(data)
+    assert [float(result["fm"]), float(result["sr"])] == pytest.approx([fm, sr], rel=1e-4)
+    assert float(result["loss"]) == pytest.approx(float(result["supervised"]) + 2 * fm + 3 * sr, rel=1e-4)
+
+
+def test_losses_at_the_last_stage_alone_are_srrl():
+    data, plain = batch(), make("srrl").train()
+    stages = make("srrl_stages", srrl_stages=[2]).train()
+    stages.connectors[0].load_state_dict(plain.connector.state_dict())
+    one, other = plain(data), stages(data)
+    for part in ("supervised", "fm", "sr", "loss"):
+        assert float(other[part]) == pytest.approx(float(one[part]), rel=1e-5)
+    with pytest.raises(UserError, match="share stages 0 to 2"):
+        make("srrl_stages", srrl_stages=[3])
+
+
+def test_head_variant_is_used_through_the_teachers_head():
+    distiller, data = make("srrl_head").train(), batch()
+    teacher = distiller.teacher.model
+    reference = copy.deepcopy(distiller.student)
+    with torch.no_grad():
+        connected = reference.projector(reference.trunk.forward_features(data["image"]))
+        logits = connected.mean((2, 3)) @ teacher.head.weight.T + teacher.head.bias
+        sr = float((logits - teacher(data["image"])).square().mean())
+    result = distiller(data)
+    torch.testing.assert_close(result["output"], logits, rtol=1e-4, atol=1e-4)
+    assert float(result["sr"]) == pytest.approx(sr, rel=1e-4)
+    own_head = {k for k, _ in distiller.student.named_parameters() if k.startswith("trunk.head")}
+    assert not own_head
 
 
 def test_hint_of_a_teacher_with_negative_maps_is_not_cut_by_a_relu():
