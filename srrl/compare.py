@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         default="none,kd,srrl",
-        help="comma-separated: none (no teacher), kd (Hinton's distillation), srrl (default: all three)",
+        help="comma-separated: none (no teacher), kd (Hinton's), srrl (default: these three), fitnet, at, ofd, rkd, crd, "
+        "dkd, dist, simkd, reviewkd, srrl_pooled, srrl_stages, srrl_head",
     )
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -188,9 +189,10 @@ def resolve(schema: type[RunSettings], *layers: dict[str, Any]) -> RunSettings:
         raise UserError(_explain(schema, error)) from None
 
 
-def dump(settings: BaseModel) -> str:
-    """The settings as YAML that :func:`read_yaml` and :func:`resolve` give back unchanged."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump(settings: BaseModel, leave_out: Collection[str] = ()) -> str:
+    """The settings as YAML that :func:`read_yaml` and :func:`resolve` give back unchanged, less the keys to leave out."""
+    values = settings.model_dump(mode="json", exclude=set(leave_out))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def differences(a: BaseModel | str | Path, b: BaseModel | str | Path) -> list[str]:

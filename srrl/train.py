@@ -155,6 +155,8 @@ def _dry_run(task: Task, cfg: RunSettings) -> int:
 
 def _header(cfg: RunSettings, folder: RunFolder) -> None:
     from srrl.config import dump
+    from srrl.distillers import distiller_class
+    from srrl.distillers.base import MethodSettings
     from srrl.runs import environment
 
     info = environment()
@@ -163,7 +165,10 @@ def _header(cfg: RunSettings, folder: RunFolder) -> None:
     _say(
         f"device: {info['device']} ({info['cpu_capability']}, {info['threads']} threads)   run folder: {folder.path}"
     )
-    _say("config:\n" + "".join(f"  {line}\n" for line in dump(cfg).splitlines()).rstrip())
+    others = set(MethodSettings.model_fields) - set(distiller_class(cfg.method).reads)
+    lines = dump(cfg, leave_out=others).splitlines()
+    _say(f"config: (weights of other methods than {cfg.method} are left out here, config.yaml has them)")
+    _say("\n".join(f"  {line}" for line in lines))
 
 
 def _say(text: str) -> None:
