@@ -42,6 +42,10 @@ class Pipeline:
         batches: int | None = None,
     ):
         check_method(cfg.method)
+        if cfg.method in ("simkd", "srrl_head") and len(task.stages(cfg)) > 1:
+            raise UserError(
+                f"method {cfg.method} trains in one stage, this task in several: choose another method"
+            )
         self.task, self.cfg, self.run_folder = task, cfg, run
         self.stop, self.say, self.batches = stop or GracefulStop(), say, batches
         self.log = MetricsLog(run.path / "metrics.csv", added=self.draw)
@@ -137,10 +141,18 @@ class Pipeline:
         """The student under ``method``; baseline and student start from the same weights and see the same batches."""
         cfg = self.cfg
         torch.manual_seed(cfg.seed)
-        model = self.task.build_student(cfg)
-        if cfg.student.init:
-            load_weights(model, weights_of(cfg.student.init, "student"), "student")
-        return self.fit(phase, method, model, teacher, data, cfg.epochs)
+        before: nn.Module | None = None
+        for suffix, stage in self.task.stages(cfg):
+            model = self.task.build_student(stage)
+            if before is not None:
+                model.load_state_dict(before.state_dict())
+                self.task.begin_stage(model)
+            elif cfg.student.init:
+                load_weights(model, weights_of(cfg.student.init, "student"), "student")
+            before, outcome = self.fit(
+                phase + suffix, method, model, teacher, data, stage.epochs, stage.optim
+            )
+        return before, outcome
 
     def fit(
         self,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # tasks that ship with the package: name -> (module, class). Plugins come from entry points of the group "srrl.tasks".
 BUILT_IN = {
     "faces": ("srrl_tasks.faces.task", "FacesTask"),
+    "binary": ("srrl_tasks.binary.task", "BinaryTask"),
     "classification": ("srrl_tasks.classification.task", "ClassificationTask"),
 }
 GROUP = "srrl.tasks"
@@ -76,6 +77,17 @@ class Task:
     def build_student(self, cfg: RunSettings) -> nn.Module:
         """The untrained student, with the initial weights that the seed gives."""
         raise TypeError(f"{type(self).__name__} defines no build_student")
+
+    def stages(self, cfg: RunSettings) -> list[tuple[str, RunSettings]]:
+        """The trainings of a student, one after the other: what is added to the phase's name, and the settings of each.
+
+        The last one's addition is empty. Between two of them the next network takes over the weights, and
+        :meth:`begin_stage` is called.
+        """
+        return [("", cfg)]
+
+    def begin_stage(self, model: nn.Module) -> None:
+        """Makes a student that has just taken over the weights of the stage before ready for its own."""
 
     def criterion(self, cfg: RunSettings) -> Criterion:
         """How predictions meet labels and each other."""

@@ -171,6 +171,8 @@ class Trainer:
                         accelerator.clip_grad_norm_(self.distiller.parameters(), phase.optim.clip)
                     self.optimizer.step()
                     self.optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    self.distiller.updated()
                 if self.average is not None and accelerator.sync_gradients:
                     self.average.update()
                 self.step += 1

@@ -162,6 +162,11 @@ class Distiller(nn.Module):
     def meet(self, dataset: Dataset) -> None:
         """The training set, before the first step, for methods that need to know more of it than a batch."""
 
+    def updated(self) -> None:
+        """Called after each update of the weights: what the student does then (its own ``updated``), if anything."""
+        if hasattr(self.student, "updated"):
+            self.student.updated()
+
     def result(
         self, output: Tensor, supervised: Tensor, **terms: tuple[float | Tensor, Tensor]
     ) -> dict[str, Tensor]:

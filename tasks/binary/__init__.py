@@ -1,0 +1,1 @@
+"""Binary networks: layers of one-bit weights and activations, their ResNets, and the task plugin."""

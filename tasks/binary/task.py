@@ -1,0 +1,60 @@
+"""The binary task: classification whose student has one-bit weights and activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..classification.task import ClassificationTask
+from .settings import BinarySettings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.data import Dataset
+
+
+class BinaryTask(ClassificationTask):
+    """One class a picture from a binary network; chosen and compared by top-1, percent, higher is better."""
+
+    name = "binary"
+    settings = BinarySettings
+    units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
+    quick = {"epochs": 6, "stage1_epochs": 4, "teacher": {"epochs": 10}}
+
+    def build_student(self, cfg: BinarySettings) -> nn.Module:
+        from ..classification.sources import DEFAULT_STATISTICS, STATISTICS
+        from .networks import binary_resnet
+
+        mean, std = STATISTICS.get(cfg.data.format, DEFAULT_STATISTICS)
+        return binary_resnet(
+            cfg.student.arch,
+            cfg.data.n_classes,
+            width=cfg.student.width,
+            precision="binary" if cfg.precision_of_weights == "binary" else "activations",
+            image_size=cfg.image_size,
+            mean=mean,
+            std=std,
+        )
+
+    def stages(self, cfg: BinarySettings) -> list[tuple[str, BinarySettings]]:
+        """Real weights and binary activations with a little decay; then both binary, from there, without decay."""
+        if not cfg.stage1_epochs:
+            return [("", cfg)]
+        first = cfg.model_copy(deep=True)
+        first.epochs, first.precision_of_weights = cfg.stage1_epochs, "real"
+        first.optim.weight_decay = cfg.stage1_decay
+        return [("-stage1", first), ("", cfg)]
+
+    def begin_stage(self, model: nn.Module) -> None:
+        from .networks import begin_second_stage
+
+        begin_second_stage(model)
+
+    def evaluate(
+        self, model: nn.Module, dataset: Dataset, cfg: BinarySettings, *, full: bool = False
+    ) -> dict[str, Any]:
+        from .networks import count_operations, packed_size
+
+        result = super().evaluate(model, dataset, cfg, full=full)
+        if full:
+            result |= count_operations(model, cfg.image_size) | {"packed_bytes": packed_size(model)}
+        return result
