@@ -87,9 +87,7 @@ def _check_cells(task: Task, out: Path, cfg: RunSettings, methods: list[str], se
 
     loss = set(MethodSettings.model_fields)
     # named by the cell, without effect, or written into the cell's settings by its data
-    unread = {"method", "seed", "baseline", "threads", "data.workers"} | set(
-        task.said_by_data if cfg.data.train else ()
-    )
+    unread = {"method", "seed", "baseline", "threads", "data.workers"} | task.open_to_data(cfg)
     cells = {}
     if cfg.teacher.checkpoint is None and methods != ["none"]:
         cells[out / "teacher"] = unread | loss | {"student", "teacher.checkpoint"}

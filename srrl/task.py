@@ -66,6 +66,18 @@ class Task:
     quick: dict[str, Any] = {}
     said_by_data: tuple[str, ...] = ()
 
+    def filled(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Further defaults, for what ``given`` (config file and overrides) leaves open: those that fit only together."""
+        return {}
+
+    def open_to_data(self, cfg: RunSettings) -> set[str]:
+        """Those of ``said_by_data`` that the data will decide: the ones not set."""
+        values = {k: cfg for k in self.said_by_data}
+        for key in values:
+            for part in key.split("."):
+                values[key] = getattr(values[key], part)
+        return {k for k, v in values.items() if v is None}
+
     def prepare(self, cfg: RunSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
         """Data sets of the run, made or read; only the test split where ``evaluation``."""
         raise TypeError(f"{type(self).__name__} defines no prepare")

@@ -63,7 +63,8 @@ def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
     if args.task and given.get("task", args.task) != args.task:
         raise UserError(f"--task {args.task} does not fit the config, which is for task {given['task']!r}")
     task = get_task(name)
-    cfg = resolve(task.settings, task.quick if args.quick else {}, given, {"task": name})
+    quick = task.quick if args.quick else {}
+    cfg = resolve(task.settings, task.filled(given), quick, given, {"task": name})
     check_method(cfg.method)
     return task, cfg
 

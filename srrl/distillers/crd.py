@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, head_of
 from srrl.errors import UserError
+from srrl.processes import world_size
 
 
 def contrastive(positive: Tensor, negative: Tensor, n_data: int) -> Tensor:
@@ -71,6 +72,8 @@ class CRD(Distiller):
 
     def meet(self, dataset: Dataset) -> None:
         """Memories for every sample of the training set. Raises UserError where it does not tell its labels."""
+        if world_size() > 1:
+            raise UserError("method crd keeps one memory of all samples: run it in one process")
         labels = getattr(dataset, "labels", None)
         if labels is None:
             raise UserError(

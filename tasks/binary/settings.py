@@ -15,14 +15,15 @@ class BinaryTeacher(ClassificationTeacher):
     """A real network."""
 
     arch: str = "resnet14"
-    width: float | None = Field(16, gt=0)
 
 
 class BinaryStudent(ClassificationStudent):
     """resnet8 … resnet110, resnet10, 18 or 34, in binary form."""
 
     arch: str = "resnet14"
-    width: float | None = Field(8, gt=0)
+    width: float | None = Field(
+        None, gt=0, description="of the first stage; 8 where neither arch nor width is given"
+    )
 
 
 class BinarySettings(ClassificationSettings):

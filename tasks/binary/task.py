@@ -16,6 +16,7 @@ class BinaryTask(ClassificationTask):
     """One class a picture from a binary network; chosen and compared by top-1, percent, higher is better."""
 
     name = "binary"
+    default_width = 8
     settings = BinarySettings
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
     quick = {"epochs": 6, "stage1_epochs": 4, "teacher": {"epochs": 10}}

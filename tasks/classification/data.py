@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,7 @@ from srrl.task import Data
 
 from .dataset import FileImages, MemoryImages, central, resize
 from .settings import ClassificationSettings
-from .sources import Samples, cut, digits, few, folder, picture, torchvision_set
+from .sources import Samples, cut, digits, few, folder, picture, size_of, torchvision_set
 
 SMALL = 96  # pictures up to this side are kept in memory
 DIGITS_SIZE = 16
@@ -25,8 +26,8 @@ LARGE_SIZE = 224
 def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
     """The data sets of ``cfg``; only the test set where ``evaluation``. Raises UserError for anything unusable."""
     d = cfg.data
-    d.format = d.format or ("folder" if d.train or d.test else "digits")
-    splits, name, scored = _splits(cfg, evaluation)
+    d.format = d.format or ("folder" if d.train or d.val or d.test else "digits")
+    splits, name, scored = _splits(cfg, evaluation, say)
     classes = next(iter(splits.values())).classes
     if evaluation and d.classes is not None and list(classes) != d.classes:
         raise UserError(
@@ -42,59 +43,69 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
     if not evaluation and "val" not in sets:
         raise UserError(f"{name} has no pictures to choose the epoch with: give data.val")
     if "test" not in sets:
-        sets["test"], scored = sets["val"], "val"
+        sets["test"] = sets["val"]
         say(
             "data: no test pictures: the final figures are those of the validation split, which also chose the epoch"
         )
-    faces = ", ".join(
-        f"{split} {len(s)} pictures" for split, s in sets.items() if split != "test" or scored == "test"
-    )
-    say(f"data: {name}, {faces}, {len(classes)} classes, {cfg.image_size} pixels")
+    shown = {k: v for k, v in sets.items() if k != "test" or scored != "val" or evaluation}
+    counts = ", ".join(f"{split} {len(v)} pictures" for split, v in shown.items())
+    say(f"data: {name}, {counts}, {len(classes)} classes, {cfg.image_size} pixels")
     details = {"split": scored, "label": name, "n_classes": len(classes)}
     return Data(sets.get("train"), sets.get("val"), sets["test"], name, "top-1", cfg.image_size, details)
 
 
-def _splits(cfg: ClassificationSettings, evaluation: bool) -> tuple[dict[str, Samples], str, str]:
+def _splits(
+    cfg: ClassificationSettings, evaluation: bool, say: Callable[[str], None]
+) -> tuple[dict[str, Samples], str, str]:
     """The splits that the settings name, the data set's name, and which split the final figures are of."""
     d = cfg.data
-    if evaluation and d.format == "folder" and not d.train:
-        found, name = folder(Path(d.test).expanduser()), _name(Path(d.test))
-    elif d.format == "digits":
-        if d.train or d.test:
-            raise UserError(
-                "data.format=digits needs no path: leave data.train out, or choose another format"
-            )
+    if d.format == "digits":
+        if d.train or d.val or d.test:
+            raise UserError("data.format=digits needs no path: leave the paths out, or choose another format")
         found, name = digits(), "digits"
     elif d.format == "folder":
-        found, name = _folders(cfg)
+        found, name = _folders(cfg, say)
     else:
-        root = d.train or d.test
-        if root is None:
-            raise UserError(
-                f"data.train is missing: the folder with {d.format}, or an empty one for data.download=true"
-            )
-        wanted = ("test",) if evaluation else ("train", "test")
-        found = {split: torchvision_set(d.format, root, split, d.download) for split in wanted}
-        name = d.format
-    if evaluation:
-        split = "test" if "test" in found else "val" if "val" in found else "train"
-        return {"test": found[split]}, name, split if split != "train" else "all"
+        found, name = _published(cfg, evaluation), d.format
+    if evaluation and not d.train:  # other data than the run's own
+        split = next((s for s in ("test", "val") if s in found), "train")
+        return {"test": found[split]}, name, "all" if split == "train" else split
     if "train" not in found:
         raise UserError(f"{name} has no training pictures: give data.train")
     if "val" not in found:
         found["train"], found["val"] = cut(found["train"], d.val_fraction, d.split_seed)
-    return found, name, "test"
+    scored = "test" if "test" in found else "val"
+    return {"test": found[scored]} if evaluation else found, name, scored
 
 
-def _folders(cfg: ClassificationSettings) -> tuple[dict[str, Samples], str]:
+def _published(cfg: ClassificationSettings, evaluation: bool) -> dict[str, Samples]:
+    """Both splits of a data set that torchvision reads; the test alone where only that is wanted."""
+    d = cfg.data
+    if d.val or (d.train and d.test):
+        raise UserError(
+            f"data.format={d.format} has splits of its own: give its folder as data.train, and no other path"
+        )
+    root = d.train or d.test
+    if root is None:
+        raise UserError(
+            f"data.train is missing: the folder with {d.format}, or an empty one for data.download=true"
+        )
+    wanted = ("test",) if evaluation and not d.train else ("train", "test")
+    return {split: torchvision_set(d.format, root, split, d.download) for split in wanted}
+
+
+def _folders(cfg: ClassificationSettings, say: Callable[[str], None]) -> tuple[dict[str, Samples], str]:
     """Splits of data.train, over which those of data.val and data.test go where they are given."""
-    d, found = cfg.data, {}
+    d = cfg.data
+    if not (d.train or d.test):
+        raise UserError("data.train is missing: a folder or .tar file with a sub-folder a class")
     main = Path(d.train or d.test).expanduser()
-    if d.train:
-        found = folder(main)
+    found = folder(main, say)
     for split, path in (("val", d.val), ("test", d.test)):
-        if path:
-            own = folder(Path(path).expanduser())
+        if path and d.train:
+            own = folder(Path(path).expanduser(), say)
+            if split not in own and "train" not in own:
+                raise UserError(f"data.{split}={path} has no {split} pictures, only {', '.join(own)}")
             found[split] = own.get(split) or own["train"]
     classes = next(iter(found.values())).classes
     for split, samples in found.items():
@@ -119,12 +130,18 @@ def _renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Sampl
 
 
 def _own_size(splits: dict[str, Samples], format: str) -> int:
-    """The side of the first picture where it is small, else the usual 224."""
+    """The usual side of the pictures where all of a sample are small, else 224."""
     if format == "digits":
         return DIGITS_SIZE
     samples = next(iter(splits.values()))
-    height, width = picture(samples, samples.entries[0]).shape[:2]
-    return min(height, width) if max(height, width) <= SMALL else LARGE_SIZE
+    if isinstance(samples.entries, np.ndarray):
+        return samples.entries.shape[1]
+    spread = np.linspace(0, len(samples) - 1, min(len(samples), 200)).astype(int)
+    sizes = [size_of(samples, samples.entries[i]) for i in spread]
+    sizes = [size for size in sizes if size is not None]
+    if not sizes or max(map(max, sizes)) > SMALL:
+        return LARGE_SIZE
+    return Counter(min(size) for size in sizes).most_common(1)[0][0]
 
 
 def _dataset(

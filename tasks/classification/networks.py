@@ -298,6 +298,8 @@ def _builder(
     sizes = {"mean": mean, "std": std}
     if m := re.fullmatch(r"resnet(\d+)", name):
         depth = int(m[1])
+        if width is not None and (width < 1 or width != int(width)):
+            raise UserError(f"width={width} of {name}: expected a whole number of channels, 1 or more")
         if depth in CIFAR_DEPTHS:
             return lambda: cifar_resnet(depth, classes, int(width or 16), **sizes)
         if depth in FOUR_STAGES:
@@ -307,9 +309,9 @@ def _builder(
         make = mobilenet_v1 if name == "mobilenetv1" else mobilenet_v2
         return lambda: make(classes, width or 1.0, **sizes)
     fixed: Callable[[], SmallNet] | None = None
-    if m := re.fullmatch(r"resnet(8|32)x(\d+)", name):
+    if m := re.fullmatch(r"resnet(8|32)x([1-9]\d*)", name):
         fixed = lambda: wide_cifar_resnet(int(m[1]), int(m[2]), classes, **sizes)  # noqa: E731
-    elif (m := re.fullmatch(r"wrn-?(\d+)-(\d+)", name)) and (int(m[1]) - 4) % 6 == 0 and int(m[1]) > 4:
+    elif (m := re.fullmatch(r"wrn-?(\d+)-([1-9]\d*)", name)) and (int(m[1]) - 4) % 6 == 0 and int(m[1]) > 4:
         fixed = lambda: wrn(int(m[1]), int(m[2]), classes, **sizes)  # noqa: E731
     elif (m := re.fullmatch(r"vgg(\d+)", name)) and int(m[1]) in VGG:
         fixed = lambda: vgg(int(m[1]), classes, **sizes)  # noqa: E731

@@ -41,7 +41,9 @@ class ClassificationStudent(StudentSettings):
     """As the teacher's."""
 
     arch: str = "resnet8"
-    width: float | None = Field(4, gt=0)
+    width: float | None = Field(
+        None, gt=0, description="as the teacher's; 4 where neither arch nor width is given"
+    )
 
 
 class AugmentSettings(Section):

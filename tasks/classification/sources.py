@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,7 @@ def torchvision_set(format: str, root: str, split: str, download: bool) -> Sampl
     return Samples(np.ascontiguousarray(images), np.asarray(labels, np.int64), names)
 
 
-def folder(path: Path) -> dict[str, Samples]:
+def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]:
     """The splits of a folder or .tar file: its train/, val/ and test/ with a sub-folder a class, or its classes alone (as train).
 
     Raises UserError for a path without such a layout, and for an archive that is damaged.
@@ -137,22 +138,27 @@ def folder(path: Path) -> dict[str, Samples]:
     expected = "expected one sub-folder a class, below train/, val/ and test/ where there are splits"
     if not path.exists():
         raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
-    if path.is_file():
-        names, read = _archive(path)
-    else:
-        found = (p.relative_to(path).as_posix() for p in path.rglob("*"))
-        names, read = sorted(n for n in found if not n.startswith(".")), lambda name: path / name
+    names, read = _archive(path) if path.is_file() else (_files(path), lambda name: path / name)
+    names = [n for n in names if not any(p.startswith(".") or p == "__MACOSX" for p in n.split("/"))]
+    parts = [n.split("/") for n in names]
+    if path.is_file() and len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts):
+        parts = [p[1:] for p in parts]  # an archive of one folder
+    # pictures two levels below a folder named like a split make it one; otherwise a class may be called "test"
+    has_splits = any(_split(p[0]) and len(p) > 2 for p in parts)
     groups: dict[str, dict[str, list[str]]] = {}
-    for name in names:
-        parts = name.split("/")
-        if Path(name).suffix.lower() not in IMAGE_EXTENSIONS or len(parts) < 2:
-            continue
-        first = ALIASES.get(parts[0].lower(), parts[0].lower())
-        split, rest = (first, parts[1:]) if first in SPLITS else ("train", parts)
-        if len(rest) > 1:
+    left_out = 0
+    for name, p in zip(names, parts, strict=True):
+        split, rest = (_split(p[0]), p[1:]) if has_splits else ("train", p)
+        if split and len(rest) > 1:
             groups.setdefault(split, {}).setdefault(rest[0], []).append(name)
+        else:
+            left_out += 1
     if not groups:
         raise UserError(f"{path.absolute()}: no pictures in folders of classes; {expected}")
+    if left_out:
+        say(
+            f"data: {path}: {left_out} pictures outside of the folders of {'splits and ' * has_splits}classes are left out"
+        )
     main = groups.get("train") or next(iter(groups.values()))
     classes = tuple(sorted(main))
     splits = {}
@@ -166,6 +172,34 @@ def folder(path: Path) -> dict[str, Samples]:
         labels = np.array([label for _, label in entries])
         splits[split] = Samples([name for name, _ in entries], labels, classes, read, where)
     return splits
+
+
+def _split(name: str) -> str | None:
+    """The split that a folder's name means, if any."""
+    name = ALIASES.get(name.lower(), name.lower())
+    return name if name in SPLITS else None
+
+
+def _files(path: Path) -> list[str]:
+    """Pictures below a folder, links followed, as relative names in order."""
+    found = []
+    for root, folders, names in os.walk(path, followlinks=True):
+        folders.sort()
+        here = Path(root).relative_to(path)
+        found += [(here / n).as_posix() for n in names if Path(n).suffix.lower() in IMAGE_EXTENSIONS]
+    return sorted(found)
+
+
+def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
+    """Width and height from a picture's header; None where it has none that can be read."""
+    from PIL import Image
+
+    found = samples.read(entry)
+    try:
+        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
+            return opened.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _archive(path: Path) -> tuple[list[str], Callable[[str], Any]]:

@@ -29,6 +29,12 @@ class ClassificationTask(Task):
     said_by_data = ("data.n_classes", "data.classes", "data.format", "image_size")
     quick = {"epochs": 10, "teacher": {"epochs": 10}}
 
+    default_width = 4  # of the student for the digits: with its usual width there would be little to gain
+
+    def filled(self, given: dict[str, Any]) -> dict[str, Any]:
+        student = given.get("student") or {}
+        return {} if {"arch", "width"} & student.keys() else {"student": {"width": self.default_width}}
+
     def prepare(
         self, cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False
     ) -> Data:

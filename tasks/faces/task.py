@@ -51,6 +51,10 @@ class FacesTask(Task):
 
         return prepare(cfg, say, evaluation=evaluation)
 
+    def open_to_data(self, cfg: FacesSettings) -> set[str]:
+        """Real data say how many points they have, whatever is set."""
+        return {"data.n_points"} if cfg.data.train else set()
+
     def _network(self, cfg: FacesSettings, which: str) -> nn.Module:
         from .models import HeatmapNet
 

@@ -266,6 +266,70 @@ def test_accuracy_against_scikit_learn():
     assert "top5" not in accuracy(logits[:, :5], labels % 5, list("abcde"))
 
 
+def test_classes_may_be_called_like_splits_where_there_are_none(tmp_path):
+    write_set(tmp_path / "a", splits=("",), classes=("car", "plane", "train"))
+    found = folder(tmp_path / "a")
+    assert found.keys() == {"train"} and found["train"].classes == ("car", "plane", "train")
+    write_set(tmp_path / "b", splits=("train", "val"))
+    write_set(tmp_path / "b", splits=("masks", "__MACOSX"), classes=("ant",))
+    said = []
+    found = folder(tmp_path / "b", said.append)
+    assert found["train"].classes == ("ant", "bee", "cat") and len(found["train"]) == 12
+    assert "4 pictures outside of the folders of splits and classes are left out" in said[0]
+
+
+def test_an_archive_of_one_folder_and_linked_classes(tmp_path):
+    write_set(tmp_path / "set")
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.add(tmp_path / "set", arcname="set")
+    assert {s: len(v) for s, v in folder(tmp_path / "set.tar").items()} == {
+        "train": 12,
+        "val": 12,
+        "test": 12,
+    }
+    (tmp_path / "linked").mkdir()
+    for name in ("ant", "bee"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "set/train" / name)
+    assert len(folder(tmp_path / "linked")["train"]) == 8
+
+
+def test_a_small_picture_among_large_ones_does_not_decide_their_size(tmp_path):
+    write_set(tmp_path, splits=("",), size=120)
+    write(tmp_path / "ant" / "0.png", 3, size=20)
+    assert prepared(data={"train": str(tmp_path), "val_fraction": 0.3})[0].image_size == 224
+
+
+def test_evaluation_of_a_run_scores_what_the_run_scored(tmp_path):
+    """Without test pictures that is the part set aside, not the pictures it was trained on."""
+    write_set(tmp_path, splits=("",), count=10)
+    cfg = ClassificationSettings(data={"train": str(tmp_path)})
+    trained = prepare(cfg, print)
+    again = prepare(cfg.model_copy(deep=True), print, evaluation=True)
+    assert trained.details["split"] == again.details["split"] == "val"
+    assert again.test.images.equal(trained.test.images) and len(again.test) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"format": "folder"}, "data.train is missing: a folder"),
+        ({"val": "x"}, "data.train is missing: a folder"),
+        ({"format": "digits", "val": "x"}, "digits needs no path"),
+        ({"format": "cifar10", "train": "x", "test": "y"}, "cifar10 has splits of its own"),
+    ],
+)
+def test_paths_that_mean_nothing_are_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        prepared(data=data)
+
+
+def test_a_named_split_must_have_pictures_for_it(tmp_path):
+    write_set(tmp_path / "a")
+    write_set(tmp_path / "b", splits=("val",))
+    with pytest.raises(UserError, match="has no test pictures, only val"):
+        prepared(data={"train": str(tmp_path / "a"), "test": str(tmp_path / "b")})
+
+
 def test_folder_ignores_what_is_no_picture_of_a_class(tmp_path):
     write_set(tmp_path, splits=("train", "valid"))
     write(tmp_path / "train" / "loose.png", 3)
