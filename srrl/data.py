@@ -161,7 +161,12 @@ def train_loader(
 
 
 def eval_loader(dataset: Dataset, batch_size: int = 64) -> DataLoader:
-    """Loader in order, without augmentation's epochs; in the calling process."""
+    """Loader in order, without augmentation's epochs; in the calling process, unless the data set wants helpers (``decodes``)."""
     return DataLoader(
-        dataset, batch_size=batch_size, shuffle=False, collate_fn=getattr(dataset, "collate", None)
+        dataset,
+        batch_size=batch_size,
+        shuffle=False,
+        num_workers=worker_count("auto") if getattr(dataset, "decodes", False) else 0,
+        worker_init_fn=quiet_worker,
+        collate_fn=getattr(dataset, "collate", None),
     )

@@ -295,7 +295,9 @@ def _keep_used(model: nn.Module, run: Callable[[], Tensor]) -> None:
 
 def part_of(model: nn.Module, name: str, *, head: bool) -> nn.Module:
     """A copy of a model that keeps only the weights of its head, or only those of its features."""
-    inner = copy.deepcopy(model.model if isinstance(model, Frozen) else model).requires_grad_(True)
+    inner = copy.deepcopy(model.model if isinstance(model, Frozen) else model)
+    trained = {n: p.requires_grad for n, p in inner.named_parameters()}
+    inner.requires_grad_(True)
 
     def cut(noise: Tensor) -> None:
         features = inner.forward_features(noise)
@@ -304,6 +306,8 @@ def part_of(model: nn.Module, name: str, *, head: bool) -> nn.Module:
         _keep_used(inner, lambda: inner.forward_head(features) if head else inner.forward_features(noise))
 
     on_noise(inner, name, cut)
+    for n, p in inner.named_parameters():
+        p.requires_grad_(trained[n])
     return inner
 
 

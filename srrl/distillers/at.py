@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from srrl.distillers.base import Batch, Distiller
-from srrl.distillers.stages import pairs, same_size
+from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
+from srrl.distillers.stages import check_stages, pairs, same_size
 
 
 def attention(features: Tensor) -> Tensor:
@@ -26,6 +26,13 @@ class AT(Distiller):
     name = "at"
     parts = ("supervised", "at")
     reads = ("at_weight",)
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: MethodSettings
+    ):
+        super().__init__(student, teacher, criterion, settings)
+        check_stages(student, "student")
+        check_stages(self.teacher, "teacher")
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)

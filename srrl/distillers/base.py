@@ -99,6 +99,7 @@ class Distiller(nn.Module):
 
     name = ""
     needs_teacher = True
+    smallest_batch = 1  # samples without which its loss means nothing
     kinds: tuple[str, ...] = ()  # the kinds of prediction it can compare; empty: any
     misfit = "choose another method"
     parts: tuple[str, ...] = ("supervised",)
@@ -121,7 +122,9 @@ class Distiller(nn.Module):
             )
 
     def image(self, batch: Batch) -> Tensor:
-        """The batch's images as RGB 0–1 in the memory format that suits the student."""
+        """The batch's images as RGB 0–1 in the memory format that suits the student. UserError where they are too few."""
+        if self.training and len(batch["image"]) < self.smallest_batch:
+            raise UserError(f"method {self.name} needs a batch_size of {self.smallest_batch} or more")
         return to_unit(batch["image"]).contiguous(memory_format=self.memory_format)
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -91,12 +91,13 @@ class CRD(Distiller):
         taught, _ = self.teach(x)
         features = self.student.forward_features(x)
         output = head_of("student", self.student, features)
-        student = F.normalize(self.embed_student(features.float().mean((2, 3))), dim=1)
-        teacher = F.normalize(self.embed_teacher(taught.float().mean((2, 3))), dim=1)
         index, label = batch["index"].to(x.device), batch["label"]
         chosen = torch.cat([index[:, None], self.others(label, self.settings.crd_negatives)], 1)
-        contrast = self.side("student", student, self.memory_teacher, chosen)
-        contrast = contrast + self.side("teacher", teacher, self.memory_student, chosen)
+        with torch.autocast(x.device.type, enabled=False):  # thousands of logarithms near 0 are summed
+            student = F.normalize(self.embed_student(features.float().mean((2, 3))), dim=1)
+            teacher = F.normalize(self.embed_teacher(taught.float().mean((2, 3))), dim=1)
+            contrast = self.side("student", student, self.memory_teacher, chosen)
+            contrast = contrast + self.side("teacher", teacher, self.memory_student, chosen)
         if self.training:
             self.remember(self.memory_student, student, index)
             self.remember(self.memory_teacher, teacher, index)

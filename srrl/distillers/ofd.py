@@ -21,7 +21,8 @@ class OFD(Distiller):
 
     r is a 1×1 convolution with BatchNorm, d the partial L2. The margin m of a channel is the mean of the teacher's
     negative responses there (Eq. 5). The authors derive it from the last BatchNorm; here it is measured on the first
-    MARGIN_BATCHES training batches, which holds for blocks that add a shortcut too.
+    MARGIN_BATCHES training batches, which holds for blocks that add a shortcut too. The teacher is in eval mode, as for
+    every method here; the authors' code leaves its BatchNorm in training mode. ofd_weight is theirs for CIFAR.
     """
 
     MARGIN_BATCHES = 50

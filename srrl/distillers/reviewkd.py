@@ -18,6 +18,8 @@ class Fusion(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
         self.attention = nn.Conv2d(2 * mid, 2, 1) if fuses else None
         self.expand = nn.Sequential(nn.Conv2d(mid, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        for layer in (self.reduce[0], self.expand[0]):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The map to compare, at ``size``, and the fused one for the next stage up."""
@@ -47,11 +49,13 @@ def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
 class ReviewKD(Distiller):
     """L = L_supervised + w · review_weight · Σ over stages HCL(fused student map, teacher map), w rising over review_warmup epochs.
 
-    From the deepest stage upwards each student map is fused with the deeper ones (ABF) before it is compared. Under a
+    Maps are taken as the stages give them, behind their ReLU (mdistiller takes them before it). From the deepest stage
+    upwards each student map is fused with the deeper ones (ABF) before it is compared. Under a
     pooled head the pooled features are the deepest stage.
     """
 
     name = "reviewkd"
+    smallest_batch = 2
     parts = ("supervised", "review")
     reads = ("review_weight", "review_channels", "review_warmup")
 

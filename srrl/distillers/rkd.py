@@ -27,6 +27,7 @@ class RKD(Distiller):
     """L = L_supervised + rkd_distance · Huber(distances) + rkd_angle · Huber(angles), on pooled last maps (Eq. 4 to 7)."""
 
     name = "rkd"
+    smallest_batch = 2
     parts = ("supervised", "distance", "angle")
     reads = ("rkd_distance", "rkd_angle")
 
@@ -36,10 +37,13 @@ class RKD(Distiller):
         learnt = self.student.forward_features(x)
         output = head_of("student", self.student, learnt)
         student, teacher = (m.float().mean((2, 3)) for m in (learnt, features))
-        with torch.no_grad():
-            far, wide = relative_distances(teacher), angles(teacher)
-        distance = F.smooth_l1_loss(relative_distances(student), far)
-        angle = F.smooth_l1_loss(angles(student), wide)
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # differences of squares: half precision would cancel them
+            with torch.no_grad():
+                far, wide = relative_distances(teacher), angles(teacher)
+            distance = F.smooth_l1_loss(relative_distances(student), far)
+            angle = F.smooth_l1_loss(angles(student), wide)
         s = self.settings
         supervised = self.criterion.supervised(output, batch)
         return self.result(

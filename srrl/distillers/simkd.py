@@ -28,7 +28,8 @@ class Projector(nn.Sequential):
 class Transferred(nn.Module):
     """What SimKD ships: the student's trunk, a projector, and the teacher's frozen head; a model under the protocol.
 
-    A spatial head gets the map at the size that the teacher's has for the same picture.
+    A spatial head gets the map at the size that the teacher's has for the same picture; before a pooled one a larger map
+    is averaged to that size.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, projector: nn.Module | None = None):
@@ -46,7 +47,9 @@ class Transferred(nn.Module):
             for m, name in ((student, "student"), (teacher, "teacher"))
         ]
         spatial = on_noise(teacher, "teacher", lambda x: teacher(x).ndim) == 4
-        self.enlarge = sides[1] / sides[0] if spatial and sides[0] != sides[1] else None
+        ratio = sides[1] / sides[0]
+        self.shrink = ratio if ratio < 1 and not spatial else None
+        self.enlarge = ratio if ratio != 1 and spatial else None
         self.train(student.training)
 
     def train(self, mode: bool = True) -> Transferred:
@@ -56,7 +59,11 @@ class Transferred(nn.Module):
         return self
 
     def forward_features(self, x: Tensor) -> Tensor:
-        features = self.projector(self.trunk.forward_features(x))
+        features = self.trunk.forward_features(x)
+        if self.shrink is not None:  # as the authors do, before the projector
+            size = [max(1, round(s * self.shrink)) for s in features.shape[2:]]
+            features = F.adaptive_avg_pool2d(features, size)
+        features = self.projector(features)
         if self.enlarge is not None:
             features = F.interpolate(
                 features, scale_factor=self.enlarge, mode="bilinear", align_corners=False

@@ -20,6 +20,7 @@ class PooledSRRL(SRRL):
     """
 
     name = "srrl_pooled"
+    smallest_batch = 2
     kinds = ("logits",)
     misfit = "a spatial head has no pooling; use srrl"
 
@@ -47,8 +48,10 @@ class StagesSRRL(Distiller):
         found = pairs(stage_channels(student, "student"), list(zip(theirs, range(len(theirs)), strict=True)))
         positive = stages_non_negative(self.teacher, "teacher")
         self.at = list(range(len(found))) if settings.srrl_stages is None else settings.srrl_stages
-        if not set(self.at) <= set(range(len(found))):
-            raise UserError(f"srrl_stages={self.at}: teacher and student share stages 0 to {len(found) - 1}")
+        if not self.at or not set(self.at) <= set(range(len(found))) or len(set(self.at)) < len(self.at):
+            raise UserError(
+                f"srrl_stages={self.at}: teacher and student share stages 0 to {len(found) - 1}: name each once at most"
+            )
         self.place = [found[i][1][1] for i in self.at]  # in the teacher
         self.connectors = nn.ModuleList(
             Connector(found[i][0], found[i][1][0], "relu" if positive[found[i][1][1]] else "identity")
@@ -64,7 +67,8 @@ class StagesSRRL(Distiller):
         maps = stages_of(self.teacher, noise)
         if len(self._stages()) != len(maps):
             return False
-        return bool(self.rest(maps[0], 0).allclose(self.teacher(noise), rtol=1e-3, atol=1e-4))
+        first = min(self.place)
+        return bool(self.rest(maps[first], first).allclose(self.teacher(noise), rtol=1e-3, atol=1e-4))
 
     def _stages(self) -> list[nn.Module]:
         inner = self.teacher.model if isinstance(self.teacher, Frozen) else self.teacher

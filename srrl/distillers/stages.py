@@ -27,8 +27,38 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher
 
 
+def check_stages(model: nn.Module, name: str) -> None:
+    """UserError where a stage writes into the map of the one before it, which would then be compared as it is left behind."""
+    inner = model.model if isinstance(model, Frozen) else model
+    stages = inner.stage_modules() if hasattr(inner, "stage_modules") else []
+
+    def kept(noise: Tensor) -> bool:
+        copies: list[Tensor] = []
+        keep = lambda module, args, out: copies.append(out.clone())  # noqa: E731 - of each stage
+        handles = [stage.register_forward_hook(keep) for stage in stages]
+        try:
+            maps = stages_of(model, noise)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(copies) != len(maps):
+            return True  # its maps are not these modules' outputs as they are: the adapter made them
+        # what becomes of the last one is for head_of to see
+        return all(c.equal(m) for c, m in list(zip(copies, maps, strict=True))[:-1] if c.shape == m.shape)
+
+    if not on_noise(model, name, kept):
+        raise UserError(
+            f"a stage of the {name} writes into the map of the stage before it: begin it with an operation that does not, "
+            "such as ReLU() instead of ReLU(inplace=True)"
+        )
+
+
 def stage_channels(model: nn.Module, name: str) -> list[int]:
-    """Channels of each stage's map, seen on noise pictures. ``name`` is what messages call the model."""
+    """Channels of each stage's map, seen on noise pictures. ``name`` is what messages call the model.
+
+    Raises UserError for stages that overwrite each other's maps.
+    """
+    check_stages(model, name)
     return on_noise(model, name, lambda noise: [m.shape[1] for m in stages_of(model, noise)])
 
 

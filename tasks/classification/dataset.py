@@ -62,6 +62,8 @@ class FileImages(Dataset):
     resized to ``size``, as in *Going Deeper with Convolutions*; others the middle of the picture resized to size/0.875.
     """
 
+    decodes = True  # a picture takes milliseconds
+
     def __init__(
         self,
         files: Sequence[Path],

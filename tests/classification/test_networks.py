@@ -1,5 +1,8 @@
 """The field's networks: parameters as published, and the two hand-written blocks against the usual way to write them."""
 
+import argparse
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,7 @@ from srrl_tasks.classification.networks import build_network
 
 from srrl.errors import UserError
 from srrl.model import count_parameters
+from srrl.train import resolve_settings
 
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
@@ -127,3 +131,47 @@ def test_pretrained_is_for_library_networks():
     with pytest.raises(UserError, match="pretrained=true needs"):
         build_network("resnet8", 4, pretrained=True, **UNIT)
     assert build_network("timm/test_resnet", 4, **UNIT)(torch.rand(1, 3, 64, 64)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 0.5), ("resnet18", 1.9)])
+def test_widths_are_whole_channels(name, width):
+    with pytest.raises(UserError, match="expected a whole number of channels"):
+        build_network(name, 4, width=width, **UNIT)
+
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+# of the students in millions, from the published tables (100 classes); CIFAR-10's rows have 10 classes
+STUDENTS = {
+    "resnet8": 0.078,
+    "resnet14": 0.175,
+    "wrn16-1": 0.175,
+    "wrn16-2": 0.70,
+    "wrn16-4": 2.77,
+    "mobilenetv2": 0.82,
+}
+
+
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if not c.name.startswith("faces")], ids=lambda c: c.stem
+)
+def test_every_recipe_builds_the_pair_that_it_names(config):
+    args = argparse.Namespace(config=str(config), overrides=[], task=None, quick=False)
+    task, cfg = resolve_settings(args)
+    cfg.data.n_classes = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}[cfg.data.format]
+    cfg.teacher.pretrained = False
+    teacher, student = task.build_teacher(cfg), task.build_student(cfg)
+    assert count_parameters(teacher) > 1.2 * count_parameters(student)
+    named = next((v for k, v in STUDENTS.items() if config.stem.endswith(k)), None)
+    if named is not None:
+        assert count_parameters(student) / 1e6 == pytest.approx(named, rel=0.03)
+    assert cfg.optim.nesterov is False and cfg.method == "srrl" and (cfg.alpha, cfg.beta) == (1, 1)
+    assert cfg.optim.milestones and max(cfg.optim.milestones) < cfg.epochs
+
+
+def test_the_narrow_student_is_for_the_digits_alone():
+    def width(*overrides):
+        args = argparse.Namespace(config=None, overrides=list(overrides), task="classification", quick=False)
+        return resolve_settings(args)[1].student.width
+
+    assert width() == 4 and width("epochs=3") == 4
+    assert width("student.arch=wrn-16-1") is None and width("student.width=8") == 8

@@ -127,6 +127,24 @@ def test_a_cell_made_with_other_settings_is_not_passed_off_as_this_one(
     assert f"{finished_cells / folder} was made with other settings ({change.partition('=')[0]})" in message
 
 
+def test_what_the_data_said_is_no_other_setting_unless_it_is_set(tmp_path, capsys):
+    """Cells hold the size and the classes that their data had; the command that made them left them open."""
+    from srrl.config import dump, resolve
+    from srrl.task import get_task
+
+    cfg = resolve(get_task("classification").settings, {"student": {"width": 4}})
+    cfg.image_size, cfg.data.classes, cfg.data.n_classes, cfg.data.format = 16, ["a", "b"], 2, "digits"
+    cfg.method = "none"
+    (tmp_path / "none-seed0").mkdir()
+    (tmp_path / "none-seed0" / "config.yaml").write_text(dump(cfg))
+    result = {**cell(5.0), "student": {"top1": 5.0}, "teacher": {"top1": 9.0}}
+    (tmp_path / "none-seed0" / "results.json").write_text(json.dumps(result))
+    again = ("--methods", "none", "--seeds", "0", "--task", "classification")
+    assert ended_with(tmp_path, capsys, *again)[0] == 0
+    status, message = ended_with(tmp_path, capsys, *again, "image_size=24")
+    assert status == 2 and "made with other settings (image_size)" in message
+
+
 @pytest.mark.parametrize(
     ("methods", "change"),
     [

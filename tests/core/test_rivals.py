@@ -500,6 +500,116 @@ def test_head_variant_is_used_through_the_teachers_head():
     assert not own_head
 
 
+WEIGHTS = {
+    "fitnet": {"fitnet_weight": ("hint", 3.0)},
+    "at": {"at_weight": ("at", 3.0)},
+    "ofd": {"ofd_weight": ("ofd", 3.0)},
+    "rkd": {"rkd_distance": ("distance", 3.0), "rkd_angle": ("angle", 7.0)},
+    "crd": {"crd_weight": ("crd", 3.0)},
+    "dkd": {"dkd_alpha": ("tckd", 3.0), "dkd_beta": ("nckd", 7.0)},
+    "dist": {"dist_inter": ("inter", 3.0), "dist_intra": ("intra", 7.0)},
+    "reviewkd": {"review_weight": ("review", 3.0)},
+    "srrl_pooled": {"alpha": ("fm", 3.0), "beta": ("sr", 7.0)},
+    "srrl_stages": {"alpha": ("fm", 3.0), "beta": ("sr", 7.0)},
+    "srrl_head": {"alpha": ("fm", 3.0), "beta": ("sr", 7.0)},
+}
+
+
+@pytest.mark.parametrize("method", WEIGHTS)
+def test_the_loss_is_the_supervised_one_and_each_part_with_its_weight(method):
+    settings = {name: weight for name, (_, weight) in WEIGHTS[method].items()}
+    result = make(method, **settings, dkd_warmup=0, review_warmup=0, dist_temperature=1.0).train()(batch())
+    expected = float(result["supervised"])
+    for part, weight in WEIGHTS[method].values():
+        assert float(result[part]) > 1e-6
+        expected += weight * float(result[part])
+    assert float(result["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_attention_is_compared_at_every_stage():
+    distiller, data = make("at").eval(), batch()
+    with torch.no_grad():
+        s = distiller.student.forward_intermediates(data["image"])
+        t = distiller.teacher.model.forward_intermediates(data["image"])
+    each = [float(attention_transfer(a, b)) for a, b in zip(s, t, strict=True)]
+    assert float(distiller(data)["at"]) == pytest.approx(sum(each), rel=1e-5) and min(each) > 0
+
+
+def test_review_goes_from_the_pooled_features_up_through_every_stage():
+    """By the modules themselves, written out: pooled, then stages 2, 1 and 0, each fused with what came before."""
+    distiller, data = make("reviewkd").eval(), batch()
+    with torch.no_grad():
+        s = distiller.student.forward_intermediates(data["image"])
+        t = distiller.teacher.model.forward_intermediates(data["image"])
+        f, total = distiller.fusions, 0.0
+        out, deeper = f[3](s[2].mean((2, 3), keepdim=True), None, (1, 1))
+        total += float(reviewkd.hierarchical(out, t[2].mean((2, 3), keepdim=True)))
+        for stage in (2, 1, 0):
+            out, deeper = f[stage](s[stage], deeper, tuple(t[stage].shape[2:]))
+            total += float(reviewkd.hierarchical(out, t[stage]))
+    assert float(distiller(data)["review"]) == pytest.approx(total, rel=1e-5)
+    assert f[3].attention is None and all(f[i].attention is not None for i in range(3))
+
+
+def test_margins_are_fixed_after_the_first_fifty_batches():
+    distiller = make("ofd").train()
+    for _ in range(50):
+        distiller(batch())
+    before = [distiller.margin(i).clone() for i in range(3)]
+    distiller(batch(seed=9))
+    assert all(distiller.margin(i).equal(m) for i, m in enumerate(before))
+
+
+class Overwriting(Staged):
+    """Its second stage begins with a ReLU in place, on what the first one gave."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stages[0] = self.stages[0][:2]
+        self.stages[1] = nn.Sequential(nn.ReLU(inplace=True), *self.stages[1])
+
+
+@pytest.mark.parametrize("method", ["at", "fitnet", "reviewkd", "srrl_stages"])
+def test_stages_that_overwrite_each_other_are_refused(method):
+    with pytest.raises(UserError, match="a stage of the teacher writes into the map of the stage before it"):
+        make(method, teacher=Overwriting((6, 8, 9)))
+    with pytest.raises(UserError, match="a stage of the student"):
+        make(method, student=Overwriting((4, 5, 6)))
+
+
+@pytest.mark.parametrize("method", ["rkd", "reviewkd", "srrl_pooled"])
+def test_a_batch_of_one_is_refused_where_it_means_nothing(method):
+    with pytest.raises(UserError, match=f"method {method} needs a batch_size of 2 or more"):
+        make(method).train()(batch(1))
+
+
+@pytest.mark.parametrize("method", ["rkd", "crd"])
+def test_half_precision_does_not_reach_the_sums_of_small_differences(method):
+    distiller = make(method).eval()
+    data = batch()
+    torch.manual_seed(0)
+    plain = distiller(data)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = distiller(data)
+    part = distiller.parts[-1]
+    assert float(half[part]) == pytest.approx(float(plain[part]), rel=0.1)
+    assert half[part].dtype == torch.float32
+
+
+def test_trunk_keeps_what_its_owner_froze():
+    student = Staged((4, 5, 6), seed=1)
+    student.stages[0].requires_grad_(False)
+    trunk = make("simkd", student=student).student.trunk
+    assert not any(p.requires_grad for p in trunk.stages[0].parameters())
+    assert all(p.requires_grad for p in trunk.stages[1].parameters())
+
+
+def test_simkd_averages_a_larger_map_before_its_projector():
+    distiller = make("simkd", student=Staged((4, 5, 6), strides=(1, 1, 2)), teacher=Staged((6, 8, 9)))
+    assert distiller.student.forward_features(torch.rand(2, 3, 16, 16)).shape == (2, 9, 4, 4)
+
+
 def test_hint_of_a_teacher_with_negative_maps_is_not_cut_by_a_relu():
     assert type(make("fitnet").regressor.activation) is nn.ReLU
     silu = make("fitnet", teacher=Staged((6, 8, 9), act=nn.SiLU))
