@@ -19,8 +19,8 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
-class _ClippedIdentity(torch.autograd.Function):
-    """sign(x) whose gradient passes where |x| ≤ 1 (Courbariaux et al. 2016, arXiv 1602.02830, Eq. 4)."""
+class _Sign(torch.autograd.Function):
+    """sign(x); what its gradient is taken for, each estimator says."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -29,6 +29,10 @@ class _ClippedIdentity(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
+
+
+class _ClippedIdentity(_Sign):
+    """The gradient passes where |x| ≤ 1 (Courbariaux et al. 2016, arXiv 1602.02830, Eq. 4)."""
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -36,16 +40,8 @@ class _ClippedIdentity(torch.autograd.Function):
         return gradient * (x.abs() <= 1)
 
 
-class _ApproxSign(torch.autograd.Function):
-    """sign(x) whose gradient is that of a piecewise parabola: 2 − 2|x| for |x| < 1 (Bi-Real Net, arXiv 1808.00278, Eq. 8)."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return sign(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
+class _ApproxSign(_Sign):
+    """The gradient of a piecewise parabola: 2 − 2|x| for |x| < 1 (Bi-Real Net, arXiv 1808.00278, Eq. 8)."""
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -67,7 +63,7 @@ class _Binary:
     """What both layers share: the precision, and one learnt scale α an output channel, applied after the product.
 
     Inside of it, ±1 would drift off its values in half precision. α starts at the mean of |weight| (XNOR-Net, arXiv
-    1603.05279, Eq. 6), whatever the precision: with real weights it starts at 1.
+    1603.05279, Eq. 6) for binary weights, at 1 for real ones.
     """
 
     precision: Precision

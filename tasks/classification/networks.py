@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from srrl.errors import UserError
 from srrl.model import Adapter, build_model
+
+from ..blocks import residual_stages
 
 
 class SmallNet(Adapter):
@@ -59,29 +60,12 @@ def conv_bn_relu(
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _residual_stages(
-    block: type[BasicBlock | Bottleneck], counts: Sequence[int], widths: Sequence[int], channels: int
-) -> tuple[list[nn.Module], int]:
-    stages = []
-    for level, (count, planes) in enumerate(zip(counts, widths, strict=True)):
-        layers: list[nn.Module] = []
-        for i in range(count):
-            stride, out = (2 if level and not i else 1), planes * block.expansion
-            shortcut = None
-            if stride != 1 or channels != out:
-                shortcut = nn.Sequential(conv1x1(channels, out, stride), nn.BatchNorm2d(out))
-            layers.append(block(channels, planes, stride, shortcut))
-            channels = out
-        stages.append(nn.Sequential(*layers))
-    return stages, channels
-
-
 def cifar_resnet(
     depth: int, classes: int, width: int, mean: Sequence[float], std: Sequence[float]
 ) -> SmallNet:
     """ResNet of 6n + 2 layers in three stages of ``width``, 2·, 4· channels (He et al. 2016, Section 4.2: width 16)."""
     count = (depth - 2) // 6
-    stages, channels = _residual_stages(BasicBlock, [count] * 3, [width, 2 * width, 4 * width], width)
+    stages, channels = residual_stages([count] * 3, [width, 2 * width, 4 * width], width)
     return SmallNet(conv_bn_relu(3, width), stages, channels, classes, mean, std)
 
 
@@ -90,7 +74,7 @@ def wide_cifar_resnet(
 ) -> SmallNet:
     """resnet8x4, resnet32x4: stem of 8·factor channels, stages of 16·, 32·, 64·factor (RepDistiller)."""
     count, base = (depth - 2) // 6, 16 * factor
-    stages, channels = _residual_stages(BasicBlock, [count] * 3, [base, 2 * base, 4 * base], base // 2)
+    stages, channels = residual_stages([count] * 3, [base, 2 * base, 4 * base], base // 2)
     return SmallNet(conv_bn_relu(3, base // 2), stages, channels, classes, mean, std)
 
 
@@ -101,14 +85,13 @@ def four_stage_resnet(
     depth: int, classes: int, width: int, mean: Sequence[float], std: Sequence[float]
 ) -> SmallNet:
     """ResNet-10/18/34/50 with a 3×3 stem of stride 1, as used on 32² pictures; ``width`` 64 is full, 16 thin."""
-    block = Bottleneck if depth == 50 else BasicBlock
     widths = [width * 2**level for level in range(4)]
-    stages, channels = _residual_stages(block, FOUR_STAGES[depth], widths, width)
+    stages, channels = residual_stages(FOUR_STAGES[depth], widths, width, bottleneck=depth == 50)
     return SmallNet(conv_bn_relu(3, width), stages, channels, classes, mean, std)
 
 
 class WideBlock(nn.Module):
-    """Two 3×3 convolutions behind BatchNorm and ReLU each; ``open_`` blocks apply the first pair themselves."""
+    """Two 3×3 convolutions behind BatchNorm and ReLU each; where the block does not ``open`` with the first pair, what came before has applied it."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, opens: bool):
         super().__init__()

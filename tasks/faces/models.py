@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from srrl.errors import UserError
 from srrl.model import Normalize, build_backbone
 
+from ..blocks import residual_stages
+
 # blocks a stage, and whether the block is a bottleneck (expansion 4)
 RESNETS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
     "resnet10": ((1, 1, 1, 1), False),
@@ -23,42 +25,26 @@ Cut = Literal["deep", "shallow"]
 class ResNetTrunk(nn.Module):
     """A ResNet of torchvision's blocks without pooling and classifier: (N, 3, H, W) → (N, C, H/32, W/32).
 
-    ``width`` is the channel count of the first stage (64 in the paper's networks); stages double it. torchvision
-    fixes the width of basic-block networks, which is why the four stages are composed here.
+    ``width`` is the channel count of the first stage (64 in the paper's networks); stages double it.
     """
 
     def __init__(self, name: str, width: int = 64):
         super().__init__()
-        from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
-
         if name not in RESNETS:
             raise UserError(
                 f"backbone {name!r} is not known: expected one of {', '.join(RESNETS)}, "
                 "timm/<name> or torchvision/<name>"
             )
         blocks, bottleneck = RESNETS[name]
-        block = Bottleneck if bottleneck else BasicBlock
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        stages, channels = [], width
-        for level, count in enumerate(blocks):
-            layers, planes = [], width * 2**level
-            for i in range(count):
-                stride = 2 if level and not i else 1
-                out = planes * block.expansion
-                shortcut = None
-                if stride != 1 or channels != out:
-                    shortcut = nn.Sequential(conv1x1(channels, out, stride), nn.BatchNorm2d(out))
-                # torchvision's bottleneck takes its width relative to 64 planes through base_width=64 only
-                layers.append(block(channels, planes, stride, shortcut))
-                channels = out
-            stages.append(nn.Sequential(*layers))
+        widths = [width * 2**level for level in range(len(blocks))]
+        stages, self.channels = residual_stages(blocks, widths, width, bottleneck=bottleneck)
         self.stages = nn.Sequential(*stages)
-        self.channels = channels
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
