@@ -193,7 +193,7 @@ def open_run(path: str | Path, model: str | None = None) -> OpenedRun:
     """A run folder ready for use; ``model`` limits it to one of teacher, student, baseline. Raises UserError."""
     run = RunFolder.open(path)
     values = read_yaml(run.config)
-    task = get_task(values.get("task", ""))
+    task = get_task(values.get("task", ""), values)
     names = run.models()
     if model is not None and model not in names:
         raise UserError(f"{run.path} has no {model} weights: it has {', '.join(names) or 'none yet'}")

@@ -173,7 +173,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             if not isinstance(node, dict):
                 raise UserError(f"{text!r}: {part} is a single value, it has no keys below it")
         if isinstance(value, dict) and isinstance(node.get(parts[-1]), dict):
-            value = _merge(node[parts[-1]], value)
+            value = merged(node[parts[-1]], value)
         node[parts[-1]] = value
     return result
 
@@ -182,7 +182,7 @@ def resolve(schema: type[RunSettings], *layers: dict[str, Any]) -> RunSettings:
     """Layers of nested mappings, later ones on top, validated. Raises UserError with a 'did you mean' for unknown keys."""
     values: dict[str, Any] = _defaults(schema)
     for layer in layers:
-        values = _merge(values, layer)
+        values = merged(values, layer)
     try:
         return schema.model_validate(_restring(schema, values))
     except ValidationError as error:
@@ -217,13 +217,14 @@ def _copy(values: Any) -> Any:
     return {k: _copy(v) for k, v in values.items()} if isinstance(values, dict) else values
 
 
-def _merge(base: dict, top: dict) -> dict:
+def merged(base: dict, top: dict) -> dict:
+    """One nested mapping laid over another; a section that is None leaves the other's as it is. Returns a new one."""
     result = _copy(base)
     for key, value in top.items():
         if value is None and isinstance(result.get(key), dict):
             continue  # a section whose every line is commented out
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merge(result[key], value) if both else _copy(value)
+        result[key] = merged(result[key], value) if both else _copy(value)
     return result
 
 

@@ -22,14 +22,20 @@ def _same_shape(a: Tensor, b: Tensor, what: str) -> None:
         raise ValueError(f"{what}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
 
 
-def feature_matching_pooled(student: Tensor, teacher: Tensor) -> Tensor:
+def mean_over(per_sample: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of (N,) values, each under its weight (N,) where there are weights: Σ w·v / N."""
+    return per_sample.mean() if weight is None else (per_sample * weight).mean()
+
+
+def feature_matching_pooled(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """L_FM for pooled features (Eq. 3): squared difference of the spatial means, averaged over batch and channels.
 
     Args: connected student map (N, C, H, W) and teacher map (N, C, H', W'); the two maps may differ in size.
+    ``weight`` (N,) is one of each sample, or None for 1, here and in the losses below.
     """
     student, teacher = student.float().mean((2, 3)), teacher.float().mean((2, 3))
     _same_shape(student, teacher, "feature matching")
-    return (student - teacher).square().mean()
+    return mean_over((student - teacher).square().mean(1), weight)
 
 
 def feature_matching_map(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -48,35 +54,46 @@ def feature_matching_map(student: Tensor, teacher: Tensor, weight: Tensor | None
     return (weight * squared).sum() / weight.sum()
 
 
-def softmax_regression_l2(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def softmax_regression_l2(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """L_SR in its L2 form (Eq. 7, the paper's choice): mean of (logit difference)² over N × classes.
 
     ``student_logits`` come from the teacher's frozen head on the connected student features; both (N, C).
     """
     _same_shape(student_logits, teacher_logits, "softmax regression")
-    return (student_logits.float() - teacher_logits.float()).square().mean()
+    return mean_over((student_logits.float() - teacher_logits.float()).square().mean(1), weight)
 
 
-def softmax_regression_ce(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def softmax_regression_ce(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """L_SR as cross-entropy against the teacher's softmax (Eq. 4), mean over the batch; both (N, C)."""
     _same_shape(student_logits, teacher_logits, "softmax regression")
-    return F.cross_entropy(student_logits.float(), teacher_logits.float().softmax(1))
+    target = teacher_logits.float().softmax(1)
+    return mean_over(F.cross_entropy(student_logits.float(), target, reduction="none"), weight)
 
 
-def softmax_regression_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def softmax_regression_kl(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """L_SR as KL(teacher ‖ student), mean over the batch: the CE form less the teacher's entropy; both (N, C)."""
     _same_shape(student_logits, teacher_logits, "softmax regression")
-    return F.kl_div(
+    each = F.kl_div(
         student_logits.float().log_softmax(1),
         teacher_logits.float().log_softmax(1),
-        reduction="batchmean",
+        reduction="none",
         log_target=True,
     )
+    return mean_over(each.sum(1), weight)
 
 
-def kd_logits(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+def kd_logits(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, weight: Tensor | None = None
+) -> Tensor:
     """Hinton's KD (arXiv 1503.02531): T² · KL(teacher/T ‖ student/T), mean over the batch; both (N, C)."""
-    return temperature**2 * softmax_regression_kl(student_logits / temperature, teacher_logits / temperature)
+    kl = softmax_regression_kl(student_logits / temperature, teacher_logits / temperature, weight)
+    return temperature**2 * kl
 
 
 def foreground_weight(reference: Tensor, factor: float) -> Tensor:
@@ -143,8 +160,15 @@ def pearson_distance(a: Tensor, b: Tensor) -> Tensor:
     return 1 - ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)).mean()
 
 
-def softmax_regression_pearson(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Relational L_SR, after DIST: 1 − correlation of the logits of each sample, plus the same of each class over the batch."""
+def softmax_regression_pearson(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Relational L_SR, after DIST: 1 − correlation of the logits of each sample, plus the same of each class over the batch.
+
+    ValueError where samples are weighted: a correlation over the batch has no weight of one sample.
+    """
+    if weight is not None:
+        raise ValueError("the relational form takes no weights of samples")
     _same_shape(student_logits, teacher_logits, "softmax regression")
     a, b = student_logits.float(), teacher_logits.float()
     return pearson_distance(a, b) + pearson_distance(a.T, b.T)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from srrl import runs
 from srrl.checkpoint import load_weights, save_weights
@@ -62,12 +63,16 @@ class Pipeline:
         if cfg.method != "none" or cfg.teacher.checkpoint:
             with self.timed("teacher"):
                 models["teacher"], chosen["teacher"] = self.teacher(data)
+        taught: tuple[nn.Module | None, Dataset] = None, data.train
+        if "teacher" in models and cfg.method != "none":
+            taught = task.teaching(models["teacher"], data, cfg, self.say)
         phases = [("student", cfg.method)]
         if cfg.baseline and cfg.method != "none":
             phases.insert(0, ("baseline", "none"))
         for phase, method in phases:
             with self.timed(phase):
-                models[phase], chosen[phase] = self.student(phase, method, data, models.get("teacher"))
+                teacher, samples = (None, data.train) if method == "none" else taught
+                models[phase], chosen[phase] = self.student(phase, method, data, teacher, samples)
         if not self.accelerator.is_main_process:
             return {}
         with self.timed("evaluation"):
@@ -136,9 +141,9 @@ class Pipeline:
         return self.fit("teacher", "none", model, None, data, epochs, optim)
 
     def student(
-        self, phase: str, method: str, data: Data, teacher: nn.Module | None
+        self, phase: str, method: str, data: Data, teacher: nn.Module | None, samples: Dataset
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """The student under ``method``; baseline and student start from the same weights and see the same batches."""
+        """The student under ``method`` on ``samples``; baseline and student start from the same weights."""
         cfg = self.cfg
         torch.manual_seed(cfg.seed)
         before: nn.Module | None = None
@@ -150,7 +155,7 @@ class Pipeline:
             elif cfg.student.init:
                 load_weights(model, weights_of(cfg.student.init, "student"), "student")
             before, outcome = self.fit(
-                phase + suffix, method, model, teacher, data, stage.epochs, stage.optim
+                phase + suffix, method, model, teacher, data, stage.epochs, stage.optim, samples
             )
         return before, outcome
 
@@ -163,8 +168,12 @@ class Pipeline:
         data: Data,
         epochs: int,
         optim: OptimSettings | None = None,
+        samples: Dataset | None = None,
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """Trains one network: it with the weights that validation chose, and the figures of the best and the last epoch."""
+        """Trains one network: it with the weights that validation chose, and the figures of the best and the last epoch.
+
+        A teacher learns on ``data.train``, a student on ``samples``.
+        """
         cfg, task, run = self.cfg, self.task, self.run_folder
         settings = Phase(
             name=phase,
@@ -182,15 +191,21 @@ class Pipeline:
             last_weights=run.weights(f"{phase}-last"),
         )
         distiller = build_distiller(method, model, teacher, task.criterion(cfg), cfg.method_settings())
+
+        def validate(model: nn.Module) -> dict[str, float]:
+            if samples is not None:
+                task.settle(model, data, cfg)
+            return task.evaluate(model, data.val, cfg)
+
         trainer = Trainer(
             distiller,
-            data.train,
+            data.train if samples is None else samples,
             settings,
             accelerator=self.accelerator,
             log=self.log,
             stop=self.stop,
             say=self.say,
-            validate=lambda m: task.evaluate(m, data.val, cfg),
+            validate=validate,
         )
         outcome = trainer.fit()
         self.accelerator.free_memory()

@@ -134,7 +134,7 @@ def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) 
         lines.append(
             f"For scale: predicting the mean shape gives {results['mean_shape_nme']:.2f} {task.unit}."
         )
-    return " ".join(lines)
+    return " ".join([*lines, *data.details.get("notes", [])])
 
 
 def side_by_side(task: Task, results: dict[str, Any], names: list[str]) -> str:

@@ -26,13 +26,17 @@ BUILT_IN = {
     "faces": ("srrl_tasks.faces.task", "FacesTask"),
     "binary": ("srrl_tasks.binary.task", "BinaryTask"),
     "classification": ("srrl_tasks.classification.task", "ClassificationTask"),
+    "cross_domain": ("srrl_tasks.cross_domain.task", "CrossDomainTask"),
 }
 GROUP = "srrl.tasks"
 
 
 @dataclass
 class Data:
-    """What a task made ready: data sets (samples are dictionaries with ``image`` and ``index``) and how to name them."""
+    """What a task made ready: data sets (samples are dictionaries with ``image`` and ``index``) and how to name them.
+
+    ``unlabelled`` are training pictures of the domain that ``val`` and ``test`` come from, where ``train`` is of another.
+    """
 
     train: Dataset | None
     val: Dataset | None
@@ -41,6 +45,7 @@ class Data:
     protocol: str
     image_size: int
     details: dict[str, Any] = field(default_factory=dict)
+    unlabelled: Dataset | None = None
 
     def shortened(self, count: int) -> Data:
         """The same with at most ``count`` samples to validate and to score, where the data sets can be shortened."""
@@ -66,8 +71,17 @@ class Task:
     quick: dict[str, Any] = {}
     said_by_data: tuple[str, ...] = ()
 
+    @classmethod
+    def made_for(cls, given: dict[str, Any]) -> Task:
+        """An instance for what was ``given`` (config file and overrides), on which a task's kind may depend."""
+        return cls()
+
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
         """Further defaults, for what ``given`` (config file and overrides) leaves open: those that fit only together."""
+        return {}
+
+    def as_source(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The same where it is the labelled source of a task of two domains, over those of :meth:`filled`."""
         return {}
 
     def open_to_data(self, cfg: RunSettings) -> set[str]:
@@ -100,6 +114,38 @@ class Task:
 
     def begin_stage(self, model: nn.Module) -> None:
         """Makes a student that has just taken over the weights of the stage before ready for its own."""
+
+    def teaching(
+        self, teacher: nn.Module, data: Data, cfg: RunSettings, say: Callable[[str], None]
+    ) -> tuple[nn.Module, Dataset]:
+        """The teacher as it teaches, and the samples that students learn from it on."""
+        return teacher, data.train
+
+    def settle(self, student: nn.Module, data: Data, cfg: RunSettings) -> None:
+        """Makes a student ready to be scored, after each epoch and before it is saved."""
+
+    def target_domain(
+        self,
+        cfg: RunSettings,
+        source: Data,
+        paths: dict[str, str | None],
+        say: Callable[[str], None],
+        *,
+        evaluation: bool = False,
+    ) -> Data:
+        """Data of another domain than ``source``, for a student that is to work there (task ``cross_domain``).
+
+        ``paths``: ``train`` (pictures whose labels are not looked at), ``val`` and ``test`` (labelled), each may be None,
+        and ``format``; without any, an embedded domain. Only the test set where ``evaluation``. In the result ``train`` is
+        None, ``unlabelled`` the pictures, and ``val`` and ``test`` are the source's where the domain has none.
+        """
+        raise UserError(
+            f"task {self.name} cannot be the base of another domain: choose another cross_domain.base"
+        )
+
+    def refined(self, unlabelled: Dataset, teacher: nn.Module, cfg: RunSettings) -> Dataset:
+        """Unlabelled pictures of another domain as the teacher would have them: cropped around what it finds, say."""
+        return unlabelled
 
     def criterion(self, cfg: RunSettings) -> Criterion:
         """How predictions meet labels and each other."""
@@ -142,15 +188,15 @@ def task_names() -> dict[str, str]:
     return found
 
 
-def get_task(name: str) -> Task:
-    """An instance of the named task. Raises UserError, with the nearest name, for an unknown one."""
+def get_task(name: str, given: dict[str, Any] | None = None) -> Task:
+    """The named task, made for what was ``given``. Raises UserError, with the nearest name, for an unknown one."""
     if name in BUILT_IN:
         ensure_tasks_importable()
         module, cls = BUILT_IN[name]
-        return getattr(import_module(module), cls)()
+        return getattr(import_module(module), cls).made_for(given or {})
     for point in entry_points(group=GROUP):
         if point.name == name:
-            return point.load()()
+            return point.load().made_for(given or {})
     known = task_names()
     close = difflib.get_close_matches(name, known, 1)
     raise UserError(

@@ -62,7 +62,7 @@ def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
         raise UserError(f"no task: give --task with one of {', '.join(task_names())}")
     if args.task and given.get("task", args.task) != args.task:
         raise UserError(f"--task {args.task} does not fit the config, which is for task {given['task']!r}")
-    task = get_task(name)
+    task = get_task(name, given)
     quick = task.quick if args.quick else {}
     cfg = resolve(task.settings, task.filled(given), quick, given, {"task": name})
     check_method(cfg.method)
@@ -106,7 +106,7 @@ def _resume(args: argparse.Namespace) -> int:
         print(f"{folder.path} is finished: see {folder.report}")
         return 0
     values = read_yaml(folder.config)
-    task = get_task(values.get("task", ""))
+    task = get_task(values.get("task", ""), values)
     return _train(task, resolve(task.settings, values), folder)
 
 

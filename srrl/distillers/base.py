@@ -72,7 +72,10 @@ class Criterion(Protocol):
         """The student's own loss against the labels, a scalar."""
 
     def weight(self, teacher: Tensor) -> Tensor | None:
-        """Foreground weight (N, K, h, w) read off the teacher's prediction; None where there is no background."""
+        """Weights read off the teacher's prediction: of the pixels (N, K, h, w) of heatmaps, of the samples (N,) of logits.
+
+        None counts everything once.
+        """
 
     def compare(self, output: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
         """L2 between a prediction and the teacher's under that weight, a scalar."""
@@ -104,6 +107,8 @@ class Distiller(nn.Module):
     misfit = "choose another method"
     parts: tuple[str, ...] = ("supervised",)
     reads: tuple[str, ...] = ()  # the fields of MethodSettings that change what it learns
+    needs_labels = False  # of every sample, beyond the supervised loss
+    weighs_samples = False  # whether its comparisons count each sample by the criterion's weight
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module | None, criterion: Criterion, settings: MethodSettings
@@ -142,6 +147,11 @@ class Distiller(nn.Module):
     def deployed(cls, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
         """The network that is trained, scored and saved as the student: itself, unless the method keeps more than that."""
         return student
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        """Whether all that the student predicts with learns from the teacher, so that samples need no labels."""
+        return False
 
     @torch.no_grad()
     def teach(self, x: Tensor) -> tuple[Tensor, Tensor]:

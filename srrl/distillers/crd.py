@@ -57,6 +57,7 @@ class CRD(Distiller):
     """
 
     name = "crd"
+    needs_labels = True
     kinds = ("logits",)
     misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
     parts = ("supervised", "crd")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srrl.distillers.base import Batch, Distiller
+from srrl.distillers.base import Batch, Distiller, MethodSettings
 from srrl.losses import pearson_distance
 
 
@@ -21,6 +21,10 @@ class DIST(Distiller):
     misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
     parts = ("supervised", "inter", "intra")
     reads = ("dist_inter", "dist_intra", "dist_temperature")
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        return True
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s, x = self.settings, self.image(batch)

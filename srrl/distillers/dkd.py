@@ -31,6 +31,7 @@ class DKD(Distiller):
     """L = L_supervised + w · (dkd_alpha · TCKD + dkd_beta · NCKD), w rising from 0 to 1 over dkd_warmup epochs."""
 
     name = "dkd"
+    needs_labels = True
     kinds = ("logits",)
     misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
     parts = ("supervised", "tckd", "nckd")

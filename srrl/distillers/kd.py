@@ -14,7 +14,7 @@ def kd_term(
 ) -> Tensor:
     """The distillation term alone: T²·KL(teacher/T ‖ student/T) on logits, the L2 under ``weight`` on heatmaps."""
     if criterion.kind == "logits":
-        return losses.kd_logits(output, teacher, settings.kd_temperature)
+        return losses.kd_logits(output, teacher, settings.kd_temperature, weight)
     return criterion.compare(output, teacher, weight)
 
 
@@ -23,6 +23,11 @@ class KD(Distiller):
 
     parts = ("supervised", "kd")
     reads = ("kd_weight", "kd_temperature")
+    weighs_samples = True
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        return settings.kd_weight > 0
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srrl.distillers.base import Batch, Distiller, head_of
+from srrl.distillers.base import Batch, Distiller, MethodSettings, head_of
 from srrl.distillers.stages import same_size, stages_non_negative
 from srrl.model import on_noise, part_of
 
@@ -86,6 +86,10 @@ class SimKD(Distiller):
     name = "simkd"
     parts = ("supervised", "simkd")
     reads = ("simkd_weight",)
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        return True
 
     @classmethod
     def deployed(cls, student: nn.Module, teacher: nn.Module) -> nn.Module:

@@ -24,6 +24,7 @@ class SRRL(Distiller):
 
     name = "srrl"
     parts = ("supervised", "fm", "sr", "kd")
+    weighs_samples = True
     reads = ("alpha", "beta", "sr_form", "added_kd", "kd_temperature", "connector_activation")
 
     def __init__(
@@ -33,6 +34,10 @@ class SRRL(Distiller):
         check_form(criterion, settings.sr_form)
         activation = activation_for(settings.connector_activation, self.teacher)
         self.connector = Connector(student.feature_channels, self.teacher.feature_channels, activation)
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        return settings.added_kd > 0
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         s, x = self.settings, self.image(batch)
@@ -69,9 +74,9 @@ def resized(connected: Tensor, teacher_features: Tensor) -> Tensor:
 def match_features(
     criterion: Criterion, connected: Tensor, teacher_features: Tensor, weight: Tensor | None
 ) -> Tensor:
-    """L_FM: pooled for logits, per pixel under the teacher's foreground weight for heatmaps."""
+    """L_FM: pooled for logits, under the weights of samples; per pixel under the foreground's weight for heatmaps."""
     if criterion.kind == "logits":
-        return losses.feature_matching_pooled(connected, teacher_features)
+        return losses.feature_matching_pooled(connected, teacher_features, weight)
     if weight is not None:
         weight = losses.resize_weight(weight, tuple(teacher_features.shape[2:]))
     return losses.feature_matching_map(connected, teacher_features, weight)
@@ -90,7 +95,7 @@ def match_outputs(
         return criterion.supervised(transferred, batch)
     if criterion.kind == "heatmaps":
         return criterion.compare(transferred, target, weight)
-    return losses.SR_LOGITS[sr_form](transferred, target)
+    return losses.SR_LOGITS[sr_form](transferred, target, weight)
 
 
 def check_form(criterion: Criterion, sr_form: str) -> None:

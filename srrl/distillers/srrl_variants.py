@@ -38,6 +38,7 @@ class StagesSRRL(Distiller):
     name = "srrl_stages"
     parts = ("supervised", "fm", "sr")
     reads = ("alpha", "beta", "sr_form", "srrl_stages")
+    weighs_samples = True
 
     def __init__(
         self, student: nn.Module, teacher: nn.Module, criterion: Criterion, settings: MethodSettings
@@ -105,6 +106,11 @@ class HeadSRRL(Distiller):
     name = "srrl_head"
     parts = ("supervised", "fm", "sr")
     reads = ("alpha", "beta", "sr_form")
+    weighs_samples = True
+
+    @classmethod
+    def teaches_predictions(cls, settings: MethodSettings) -> bool:
+        return True
 
     @classmethod
     def deployed(cls, student: nn.Module, teacher: nn.Module) -> nn.Module:

@@ -39,7 +39,7 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
     if d.per_class and "train" in splits:
         splits["train"] = few(splits["train"], d.per_class, d.split_seed)
     cfg.image_size = cfg.image_size or _own_size(splits, d.format)
-    sets = {split: _dataset(cfg, samples, split, say) for split, samples in splits.items()}
+    sets = {split: build_dataset(cfg, samples, split, say) for split, samples in splits.items()}
     if not evaluation and "val" not in sets:
         raise UserError(f"{name} has no pictures to choose the epoch with: give data.val")
     if "test" not in sets:
@@ -110,17 +110,17 @@ def _folders(cfg: ClassificationSettings, say: Callable[[str], None]) -> tuple[d
     classes = next(iter(found.values())).classes
     for split, samples in found.items():
         if samples.classes != classes:
-            found[split] = _renumbered(samples, classes, split)
-    return found, _name(main)
+            found[split] = renumbered(samples, classes, split)
+    return found, data_name(main)
 
 
-def _name(path: Path) -> str:
+def data_name(path: Path) -> str:
     """A data set's name for results: the folder, less a split's own name."""
     path = path.expanduser().resolve()
     return path.parent.name if path.name in ("train", "val", "test") else path.stem
 
 
-def _renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Samples:
+def renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Samples:
     """Samples under the numbers that the classes have in the training set."""
     other = [c for c in samples.classes if c not in classes]
     if other:
@@ -144,9 +144,10 @@ def _own_size(splits: dict[str, Samples], format: str) -> int:
     return Counter(min(size) for size in sizes).most_common(1)[0][0]
 
 
-def _dataset(
+def build_dataset(
     cfg: ClassificationSettings, samples: Samples, split: str, say: Callable[[str], None]
 ) -> MemoryImages | FileImages:
+    """One split at the run's image size: small pictures in memory, large ones as files; augmented for ``train``."""
     size, augment = cfg.image_size, cfg.augment if split == "train" else None
     if size > SMALL:
         if cfg.data.on_error == "skip":

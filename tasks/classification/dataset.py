@@ -49,6 +49,10 @@ class MemoryImages(Dataset):
         """The first ``count`` samples."""
         return MemoryImages(self.images[:count], self.labels[:count], self.seed, self.augment)
 
+    def plain(self) -> MemoryImages:
+        """The same samples without augmentation."""
+        return MemoryImages(self.images, self.labels, self.seed)
+
     @staticmethod
     def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch as :meth:`__getitems__` made it."""
@@ -94,6 +98,10 @@ class FileImages(Dataset):
         return FileImages(
             self.files[:count], self.labels[:count], self.size, self.seed, self.augment, self.read
         )
+
+    def plain(self) -> FileImages:
+        """The same samples without augmentation."""
+        return FileImages(self.files, self.labels, self.size, self.seed, None, self.read)
 
     def _random(self, image: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """A crop of random area and aspect (3/4 to 4/3), ten tries, then the middle; mirrored by chance."""

@@ -130,19 +130,51 @@ def torchvision_set(format: str, root: str, split: str, download: bool) -> Sampl
     return Samples(np.ascontiguousarray(images), np.asarray(labels, np.int64), names)
 
 
+NO_LABEL = -100  # what torch's cross-entropy leaves out
+
+
+def pictures_in(path: Path) -> Samples:
+    """All pictures of a folder or .tar file, at any depth, without labels; those of its train/ where it has splits.
+
+    Raises UserError for a path without pictures, and for an archive that is damaged.
+    """
+    names, read = _names(path, "expected a folder with pictures, which need no labels")
+    parts = _parts(path, names)
+    # a folder of splits: each picture lies in one
+    splits = [_split(p[0]) if len(p) > 1 else None for p in parts]
+    if "train" in splits and all(splits):
+        names = [n for n, s in zip(names, splits, strict=True) if s == "train"]
+    if not names:
+        raise UserError(f"{path.absolute()} holds no pictures: expected some, which need no labels")
+    where = lambda name: f"{path}/{name}"  # noqa: E731 - for messages
+    return Samples(names, np.full(len(names), NO_LABEL), (), read, where)
+
+
+def _names(path: Path, expected: str) -> tuple[list[str], Callable[[str], Any]]:
+    """Relative names of the pictures in a folder or .tar file, and what reads one."""
+    if not path.exists():
+        raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
+    names, read = _archive(path) if path.is_file() else (_files(path), lambda name: path / name)
+    hidden = lambda name: any(p.startswith(".") or p == "__MACOSX" for p in name.split("/"))  # noqa: E731
+    return [n for n in names if not hidden(n)], read
+
+
+def _parts(path: Path, names: list[str]) -> list[list[str]]:
+    """The names split at their folders, without the one folder that an archive may consist of."""
+    parts = [n.split("/") for n in names]
+    if path.is_file() and len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts):
+        parts = [p[1:] for p in parts]
+    return parts
+
+
 def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]:
     """The splits of a folder or .tar file: its train/, val/ and test/ with a sub-folder a class, or its classes alone (as train).
 
     Raises UserError for a path without such a layout, and for an archive that is damaged.
     """
     expected = "expected one sub-folder a class, below train/, val/ and test/ where there are splits"
-    if not path.exists():
-        raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
-    names, read = _archive(path) if path.is_file() else (_files(path), lambda name: path / name)
-    names = [n for n in names if not any(p.startswith(".") or p == "__MACOSX" for p in n.split("/"))]
-    parts = [n.split("/") for n in names]
-    if path.is_file() and len({p[0] for p in parts}) == 1 and all(len(p) > 2 for p in parts):
-        parts = [p[1:] for p in parts]  # an archive of one folder
+    names, read = _names(path, expected)
+    parts = _parts(path, names)
     # pictures two levels below a folder named like a split make it one; otherwise a class may be called "test"
     has_splits = any(_split(p[0]) and len(p) > 2 for p in parts)
     groups: dict[str, dict[str, list[str]]] = {}

@@ -30,10 +30,17 @@ class ClassificationTask(Task):
     quick = {"epochs": 10, "teacher": {"epochs": 10}}
 
     default_width = 4  # of the student for the digits: with its usual width there would be little to gain
+    # five labels a class: with all of them a student of this size has nothing to learn from a teacher
+    digits: dict[str, Any] = {"epochs": 100, "batch_size": 16, "data": {"per_class": 5}}
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
         student = given.get("student") or {}
-        return {} if {"arch", "width"} & student.keys() else {"student": {"width": self.default_width}}
+        values = {} if {"arch", "width"} & student.keys() else {"student": {"width": self.default_width}}
+        return values | (self.digits if _digits(given) else {})
+
+    def as_source(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All labels of the digits: it is the other domain that has none."""
+        return {"epochs": 30, "batch_size": 32, "data": {"per_class": None}} if _digits(given) else {}
 
     def prepare(
         self, cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False
@@ -41,6 +48,19 @@ class ClassificationTask(Task):
         from .data import prepare
 
         return prepare(cfg, say, evaluation=evaluation)
+
+    def target_domain(
+        self,
+        cfg: ClassificationSettings,
+        source: Data,
+        paths: dict[str, str | None],
+        say: Callable[[str], None],
+        *,
+        evaluation: bool = False,
+    ) -> Data:
+        from .target import target_domain
+
+        return target_domain(cfg, source, paths, say, evaluation=evaluation)
 
     def _network(self, cfg: ClassificationSettings, which: str) -> nn.Module:
         from .networks import build_network
@@ -96,3 +116,10 @@ class ClassificationTask(Task):
         from .predictor import Classifier
 
         return Classifier(model, cfg)
+
+
+def _digits(given: dict[str, Any]) -> bool:
+    """Whether what was given leaves the embedded data in place."""
+    data = given.get("data")
+    data = data if isinstance(data, dict) else {}
+    return data.get("format") in (None, "digits") and not any(data.get(s) for s in ("train", "val", "test"))

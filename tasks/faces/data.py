@@ -153,7 +153,7 @@ def _read_splits(
     d = cfg.data
     if evaluation and not d.train:
         records, split = read_for_evaluation(d.test, d.format, d.on_error)
-        return {"test": records}, _name(d.test), split
+        return {"test": records}, data_name(d.test), split
     if not d.train:
         raise UserError("data.train is missing: give the folder or file with the training faces")
     found = d.format or detect(d.train)
@@ -187,7 +187,7 @@ def _read_splits(
             "the splits have different numbers of points: " + ", ".join(f"{k} {n}" for k, n in counts.items())
         )
     scored = "val" if splits["test"] is splits["val"] else "test"
-    return {"test": splits["test"]} if evaluation else splits, _name(d.train), scored
+    return {"test": splits["test"]} if evaluation else splits, data_name(d.train), scored
 
 
 def cut_validation(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:
@@ -211,7 +211,7 @@ def cut_validation(records: Records, fraction: float, seed: int) -> tuple[Record
     )
 
 
-def _name(path: str) -> str:
+def data_name(path: str) -> str:
     """A data set's name for results: the folder, less a split's own name."""
     p = Path(path).resolve()
     return p.parent.name if p.name in ("train", "val", "test") else p.stem

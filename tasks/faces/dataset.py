@@ -148,6 +148,12 @@ class FaceDataset(Dataset):
             other.records.append(replace(record, crop_rect=rect))
         return other
 
+    def plain(self) -> FaceDataset:
+        """The same faces without augmentation."""
+        other = copy.copy(self)
+        other.augment = None
+        return other
+
     def head(self, count: int) -> FaceDataset:
         """The first ``count`` faces."""
         other = copy.copy(self)

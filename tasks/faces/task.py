@@ -51,6 +51,25 @@ class FacesTask(Task):
 
         return prepare(cfg, say, evaluation=evaluation)
 
+    def target_domain(
+        self,
+        cfg: FacesSettings,
+        source: Data,
+        paths: dict[str, str | None],
+        say: Callable[[str], None],
+        *,
+        evaluation: bool = False,
+    ) -> Data:
+        from .target import target_domain
+
+        return target_domain(cfg, source, paths, say, evaluation=evaluation)
+
+    def refined(self, unlabelled: FaceDataset, teacher: nn.Module, cfg: FacesSettings) -> FaceDataset:
+        """Faces cropped around the points that the teacher finds in them, as labelled ones are around theirs."""
+        from .predict import make_codec, predict_dataset
+
+        return unlabelled.around(predict_dataset(teacher, unlabelled.plain(), make_codec(cfg, teacher)))
+
     def open_to_data(self, cfg: FacesSettings) -> set[str]:
         """Real data say how many points they have, whatever is set."""
         return {"data.n_points"} if cfg.data.train else set()

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coloured import pack
 from sklearn.metrics import top_k_accuracy_score
 from srrl_tasks.classification.augment import _mix, crop_and_flip, keyed_uniform
 from srrl_tasks.classification.data import prepare
@@ -31,12 +32,6 @@ def write_set(root, splits=("train", "val", "test"), classes=("ant", "bee", "cat
             for i in range(count):
                 write(root / split / name / f"{i}.png", 60 * c + i, size)
     return root
-
-
-def pack(root, archive):
-    with tarfile.open(archive, "w") as tar:
-        tar.add(root, arcname=".")
-    return archive
 
 
 def prepared(**changes):

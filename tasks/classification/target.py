@@ -1,0 +1,140 @@
+"""Another domain for a classifier: unlabelled pictures from a folder, or scikit-learn's digits coloured on textures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from srrl.errors import UserError
+from srrl.task import Data
+
+from .data import build_dataset, data_name, renumbered
+from .dataset import MemoryImages
+from .settings import FORMATS, ClassificationSettings
+from .sources import NO_LABEL, Samples, folder, pictures_in, torchvision_set
+
+PUBLISHED = [f for f in FORMATS if f not in ("digits", "folder")]
+
+
+def target_domain(
+    cfg: ClassificationSettings,
+    source: Data,
+    paths: dict[str, str | None],
+    say: Callable[[str], None],
+    *,
+    evaluation: bool = False,
+) -> Data:
+    """See :meth:`srrl.task.Task.target_domain`. Raises UserError for paths without usable pictures."""
+    if not any(paths[k] for k in ("train", "val", "test")):
+        return _textured(cfg, source, say, evaluation)
+    unlabelled = None
+    if not evaluation:
+        if not paths["train"]:
+            raise UserError(
+                "cross_domain.train is missing: a folder with pictures of the target, which need no labels"
+            )
+        samples = _pictures(paths["train"], paths["format"])
+        unlabelled = build_dataset(cfg, samples, "train", say)
+        say(f"data: target {paths['train']}: {len(unlabelled)} pictures without labels")
+    sets: dict[str, Any] = {}
+    for split in ("test",) if evaluation else ("val", "test"):
+        found = _labelled(paths, split, say)
+        if found is not None:
+            sets[split] = build_dataset(
+                cfg, renumbered(found, tuple(cfg.data.classes), f"cross_domain.{split}"), split, say
+            )
+    name = data_name(Path(paths["train"] or paths["test"] or paths["val"]))
+    details = {"split": "test" if "test" in sets else "val" if "val" in sets else source.details["split"]}
+    if "val" not in sets and not evaluation:
+        say("data: no labelled pictures of the target to choose the epoch with: the source's are taken")
+    if not sets:
+        say("data: no labelled pictures of the target: all figures are those of the source")
+    test = sets.get("test") or sets.get("val") or source.test
+    return Data(
+        None, sets.get("val") or source.val, test, name, source.protocol, cfg.image_size, details, unlabelled
+    )
+
+
+def _pictures(path: str, format: str | None) -> Samples:
+    """The pictures to train on, their labels taken away where they have some."""
+    if format in PUBLISHED:
+        samples = torchvision_set(format, path, "train", False)
+        return replace(samples, labels=np.full(len(samples), NO_LABEL))
+    return pictures_in(Path(path).expanduser())
+
+
+def _labelled(paths: dict[str, str | None], split: str, say: Callable[[str], None]) -> Samples | None:
+    """Labelled pictures of a split: those that its path names, else the part of that name beside the ones to train on."""
+    own = paths[split]
+    if paths["format"] in PUBLISHED:
+        path = own or (paths["train"] if split == "test" else None)
+        return torchvision_set(paths["format"], path, "test", False) if path else None
+    if own:
+        parts = folder(Path(own).expanduser(), say)
+        return parts.get(split) or next(iter(parts.values()))
+    try:
+        return folder(Path(paths["train"] or "").expanduser(), lambda text: None).get(split)
+    except UserError:  # pictures without folders of classes, which is what they may be
+        return None
+
+
+def _textured(
+    cfg: ClassificationSettings, source: Data, say: Callable[[str], None], evaluation: bool
+) -> Data:
+    """The digits' pictures in colour on textures: those to train on without their labels."""
+    if cfg.data.format != "digits":
+        raise UserError(
+            "cross_domain.train is missing: the embedded target domain is one of the digits, not of "
+            f"{cfg.data.format}"
+        )
+    made = {}
+    for key, split in enumerate(("train", "val", "test")):
+        data = getattr(source, split)
+        if data is not None:
+            images = textured(data.images, key)
+            labels = torch.full_like(data.labels, NO_LABEL) if split == "train" else data.labels
+            made[split] = MemoryImages(images, labels, cfg.seed, cfg.augment if split == "train" else None)
+    if not evaluation:
+        say(f"data: target: the digits coloured on textures, {len(made['train'])} of them without labels")
+    details = {**source.details, "label": "textured digits"}
+    return Data(
+        None,
+        made.get("val"),
+        made["test"],
+        "textured digits",
+        source.protocol,
+        cfg.image_size,
+        details,
+        made.get("train"),
+    )
+
+
+def textured(images: torch.Tensor, key: int) -> torch.Tensor:
+    """White-on-black pictures (N, 3, S, S) uint8 as coloured strokes on coloured textures; picture i depends on (key, i).
+
+    The texture is smoothed noise between two colours. The stroke's colour differs from their mean by 0.3 of the range in
+    brightness or more, either way: a third of the digits are dark on light.
+    """
+    found = []
+    for i, image in enumerate(images.numpy()):
+        rng = np.random.default_rng([key, i, 0x7E87])
+        side = image.shape[-1]
+        grain = int(rng.integers(3, 9))
+        noise = cv2.resize(rng.random((grain, grain)), (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+        low, high = rng.uniform(0, 1, (2, 3))
+        dark = rng.random() < 0
+        middle = rng.uniform(0.6, 0.8) if dark else rng.uniform(0.2, 0.4)
+        low, high = (middle + 0.35 * (c - c.mean()) + rng.uniform(-0.15, 0.15) for c in (low, high))
+        ground = low + noise[..., None] * (high - low)
+        ink = rng.uniform(0, 1, 3)
+        ink = (middle - 0.45 if dark else middle + 0.45) + 0.35 * (ink - ink.mean())
+        stroke = image[0][..., None] / 255.0
+        picture = ground * (1 - stroke) + ink * stroke + rng.normal(0, 0.03, (side, side, 3))
+        found.append((picture.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(found))

@@ -1,0 +1,253 @@
+"""Runs of two domains: unlabelled pictures whose labels nobody reads, figures of both domains, what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from coloured import TINY, colours, pack
+from safetensors.torch import load_file
+from small_run import call, write_face
+
+from srrl.config import resolve
+from srrl.errors import UserError
+from srrl.task import Task, get_task
+
+
+def settings(*given: dict):
+    task = get_task("cross_domain", given[0] if given else {})
+    return task, resolve(task.settings, *given)
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    """Source: colours with labels. Target: the same colours darker, in one flat folder; some with labels to test on."""
+    folder = tmp_path_factory.mktemp("domains")
+    colours(folder / "bright")
+    archive = pack(folder / "bright", folder / "bright.tar")
+    flat, test = folder / "night", folder / "night-test"
+    flat.mkdir()
+    for i, file in enumerate(sorted((folder / "bright").rglob("*.png"))):
+        dark = (cv2.imread(str(file)) * 0.4).astype(np.uint8)
+        assert cv2.imwrite(str(flat / f"{i:04d}.png"), dark)
+        if "test" in file.parts[-3]:
+            (test / file.parts[-2]).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(test / file.parts[-2] / file.name), dark)
+    return archive, flat, test
+
+
+@pytest.fixture(scope="module")
+def run(domains, tmp_path_factory):
+    archive, flat, test = domains
+    folder = tmp_path_factory.mktemp("runs") / "night"
+    arguments = [f"data.train={archive}", f"cross_domain.train={flat}", f"cross_domain.test={test}", *TINY]
+    status, out, error = call("train", "--task", "cross_domain", *arguments, "--run-dir", folder)
+    assert status == 0, error
+    return folder, out
+
+
+def test_results_are_of_the_target_with_the_source_beside(run):
+    folder, out = run
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["task"], results["dataset"], results["split"]) == (
+        "cross_domain",
+        "bright to night",
+        "test",
+    )
+    for model in ("teacher", "student", "baseline"):
+        assert {"top1", "source_top1", "classes", "latency_ms_p50"} <= results[model].keys()
+    assert "84 pictures without labels" in out and "choose the epoch" in out
+    assert "statistics" in (folder / "report.md").read_text()
+
+
+def test_evaluate_repeats_the_figures_and_takes_other_data(run, domains, tmp_path):
+    folder, _ = run
+    status, _, error = call("evaluate", folder, "--json", tmp_path / "again.json")
+    assert status == 0, error
+    ours, again = (json.loads(f.read_text()) for f in (folder / "results.json", tmp_path / "again.json"))
+    for model in ("teacher", "student", "baseline"):
+        for key in ("top1", "source_top1"):
+            assert again[model][key] == ours[model][key]
+    status, _, error = call("evaluate", folder, "--data", domains[0], "--json", tmp_path / "other.json")
+    assert status == 0, error
+    other = json.loads((tmp_path / "other.json").read_text())
+    assert other["student"]["top1"] == ours["student"]["source_top1"]  # the source's own test pictures
+    assert "source_top1" not in other["student"]
+
+
+def test_saved_teacher_keeps_the_statistics_it_was_trained_with(run, domains, tmp_path):
+    """The target's are for teaching: the same run without them has the same teacher, and another student."""
+    folder, _ = run
+    archive, flat, test = domains
+    arguments = [f"data.train={archive}", f"cross_domain.train={flat}", f"cross_domain.test={test}", *TINY]
+    own = "cross_domain.teacher_statistics=source"
+    status, _, error = call(
+        "train", "--task", "cross_domain", *arguments, own, "baseline=false", "--run-dir", tmp_path / "r"
+    )
+    assert status == 0, error
+    one, two = (
+        {m: load_file(f / "weights" / f"{m}-last.safetensors") for m in ("teacher", "student")}
+        for f in (folder, tmp_path / "r")
+    )
+    assert all(torch.equal(v, two["teacher"][k]) for k, v in one["teacher"].items())
+    assert not all(torch.equal(v, two["student"][k]) for k, v in one["student"].items())
+
+
+def test_labels_of_the_target_are_not_looked_at(tmp_path):
+    """Wrong folders, one folder or none: the same pictures, and no label among them."""
+    right = colours(tmp_path / "right", splits=("train",))
+    wrong, flat = tmp_path / "wrong", tmp_path / "flat"
+    flat.mkdir()
+    for i, file in enumerate(sorted(right.rglob("*.png"))):
+        other = wrong / "train" / "elsewhere"
+        other.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, other / f"{i:03d}.png")
+        shutil.copy(file, flat / f"{i:03d}.png")
+    source = colours(tmp_path / "source")
+    found = []
+    for target in (right, wrong, flat, pack(flat, tmp_path / "flat.tar")):
+        task, cfg = settings({"data": {"train": str(source)}, "cross_domain": {"train": str(target)}})
+        data = task.prepare(cfg, lambda text: None)
+        assert set(data.unlabelled.labels.tolist()) == {-100}
+        found.append(sorted(bytes(image.numpy()) for image in data.unlabelled.images))
+        assert data.test is data.val or len(data.test) == 28  # the source's, where the target has none
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"method": "dkd"}, "label of every sample"),
+        ({"method": "crd"}, "label of every sample"),
+        ({"added_kd": 0, "cross_domain": {"share": 1}}, "added_kd above 0"),
+        ({"method": "at", "cross_domain": {"share": 1}}, "a smaller share"),
+        ({"method": "at", "cross_domain": {"confidence": 1}}, "confidence needs kd"),
+        ({"sr_form": "pearson", "cross_domain": {"confidence": 1}}, "whole batches"),
+        ({"cross_domain": {"base": "classifikation"}}, "did you mean 'classification'"),
+        ({"cross_domain": {"base": "cross_domain"}}, "choose the task"),
+        ({"cross_domain": {"bases": "faces"}}, "did you mean 'cross_domain.base'"),
+    ],
+)
+def test_what_does_not_fit_is_said(given, message):
+    with pytest.raises(UserError, match=message):
+        task, cfg = settings(given)
+        task.prepare(cfg, lambda text: None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"method": "none", "cross_domain": {"share": 1}}, {"method": "kd", "cross_domain": {"share": 1}}],
+)
+def test_what_fits_is_accepted(given):
+    task, cfg = settings(given)
+    assert len(task.prepare(cfg, lambda text: None).unlabelled) == 648
+
+
+def test_a_source_without_embedded_target_needs_pictures(tmp_path):
+    source = colours(tmp_path / "source")
+    task, cfg = settings({"data": {"train": str(source)}})
+    with pytest.raises(UserError, match="cross_domain.train is missing"):
+        task.prepare(cfg, lambda text: None)
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "empty", "no pictures"), (tmp_path / "gone", "no such file")):
+        task, cfg = settings({"data": {"train": str(source)}, "cross_domain": {"train": str(path)}})
+        with pytest.raises(UserError, match=message):
+            task.prepare(cfg, lambda text: None)
+    other = colours(tmp_path / "other", splits=("test",), classes=("red", "violet"))
+    cross = {"train": str(source), "test": str(other)}
+    task, cfg = settings({"data": {"train": str(source)}, "cross_domain": cross})
+    with pytest.raises(UserError, match="violet"):
+        task.prepare(cfg, lambda text: None)
+
+
+def test_a_task_without_another_domain_cannot_be_the_base():
+    class Own(Task):
+        name = "own"
+
+    with pytest.raises(UserError, match="task own cannot be the base"):
+        Own().target_domain(None, None, {}, print)
+
+
+def test_textured_digits_keep_their_shape():
+    """Brightness of the picture follows the stroke, each picture depends on its number alone."""
+    from srrl_tasks.classification.target import textured
+
+    task, cfg = settings({})
+    images = task.prepare(cfg, lambda text: None).train.images[:50]
+    found = textured(images, 0)
+    assert found.shape == images.shape and found.dtype == torch.uint8
+    assert torch.equal(found[:10], textured(images[:10], 0)) and not torch.equal(found, textured(images, 1))
+    stroke, bright = images.float().mean(1).flatten(1), found.float().mean(1).flatten(1)
+    correlations = [
+        float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(stroke, bright, strict=True)
+    ]
+    assert np.median(correlations) > 0.8 and min(correlations) > 0.3
+    assert found.float().std(1).mean() > 10  # in colour, unlike the digits
+
+
+def test_hard_camera_darkens_and_moves_nothing():
+    """The centroid of a bright disc, by its moments, stays within a third of a pixel on average over cameras."""
+    from srrl_tasks.faces.target import hard_camera
+
+    picture = np.zeros((120, 100, 3), np.uint8)
+    cv2.circle(picture, (41, 67), 12, (255, 255, 255), -1)
+    y, x = np.mgrid[:120, :100]
+    moved, light = [], []
+    for seed in range(60):
+        out = hard_camera(picture, np.random.default_rng(seed))
+        assert out.shape == picture.shape and out.dtype == np.uint8
+        assert np.array_equal(out, hard_camera(picture, np.random.default_rng(seed)))
+        weight = np.where(out.mean(2) > 0.5 * out.mean(2).max(), out.mean(2), 0)
+        moved.append([(weight * x).sum() / weight.sum() - 41, (weight * y).sum() / weight.sum() - 67])
+        light.append(out.mean() / picture.mean())
+    assert np.abs(np.mean(moved, 0)).max() < 0.33
+    assert np.mean(light) < 0.8
+
+
+def test_unlabelled_faces_are_cropped_around_what_the_teacher_finds():
+    from srrl_tasks.faces.crop import Crop
+    from srrl_tasks.faces.predict import make_codec, predict_dataset
+
+    synthetic = {"n_train": 12, "n_val": 4, "n_test": 4}
+    task, cfg = settings(
+        {
+            "cross_domain": {"base": "faces"},
+            "image_size": 64,
+            "data": {"synthetic": synthetic},
+            "student": {"width": 4, "decoder": [8, 8, 8]},
+        }
+    )
+    data = task.prepare(cfg, lambda text: None)
+    assert len(data.unlabelled) == 12 and data.name == "synthetic to hard camera"
+    assert not any(sample["mask"].any() for sample in data.unlabelled)
+    assert all(data.test[i]["mask"].all() for i in range(4))
+    assert data.test[0]["image"].float().mean() < 0.8 * task.source.test[0]["image"].float().mean()
+    torch.manual_seed(0)
+    network = task.build_student(cfg)
+    found = predict_dataset(network, data.unlabelled.plain(), make_codec(cfg, network))
+    refined = task.refined(data.unlabelled, network, cfg)
+    for i in range(12):
+        low, high = found[i].min(0), found[i].max(0)
+        if (high > low).any():
+            expected = Crop.around_rect((*low, *high), 64, cfg.data.scale)
+            assert refined.crop(i).center == pytest.approx(expected.center)
+            assert refined.crop(i).side == pytest.approx(expected.side)
+    teacher, mixture = task.teaching(network, data, cfg, lambda text: None)
+    batch = [mixture[0, i] for i in range(4)]
+    assert sorted(s["labelled"] for s in batch) == [False, False, True, True]
+    assert teacher is not network
+
+
+def test_photographs_without_a_face_are_an_error(tmp_path):
+    from srrl_tasks.faces.schemes import scheme_for
+    from srrl_tasks.faces.target import found_faces
+
+    task, cfg = settings({"cross_domain": {"base": "faces"}})
+    write_face(tmp_path / "dots", "one", 0)
+    for path, message in ((tmp_path / "dots", "finds no face in the 1"), (tmp_path / "gone", "no folder")):
+        with pytest.raises(UserError, match=message):
+            found_faces(path, scheme_for(68), cfg, lambda text: None)
