@@ -181,6 +181,8 @@ def _read_splits(
         say(
             "data: no data.test given: the final figures are those of the validation split, which also chose the epoch"
         )
+    if d.n_train:
+        splits["train"] = few(splits["train"], d.n_train, d.split_seed)
     counts = {k: len(v[0].points) for k, v in splits.items()}
     if len(set(counts.values())) > 1:
         raise UserError(
@@ -188,6 +190,15 @@ def _read_splits(
         )
     scored = "val" if splits["test"] is splits["val"] else "test"
     return {"test": splits["test"]} if evaluation else splits, data_name(d.train), scored
+
+
+def few(records: Records, count: int, seed: int) -> Records:
+    """``count`` of the records, drawn with ``seed``; a smaller count's are among them. UserError where there are fewer."""
+    if count > len(records):
+        raise UserError(f"data.n_train={count}: there are {len(records)} faces to train on")
+    order = np.random.default_rng([seed, 0xFE3]).permutation(len(records))
+    kept = [records[i] for i in sorted(order[:count])]
+    return Records(kept, records.format, records.split, records.skipped, records.notes)
 
 
 def cut_validation(records: Records, fraction: float, seed: int) -> tuple[Records, Records]:

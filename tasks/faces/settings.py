@@ -25,6 +25,9 @@ class FacesData(DataSettings):
     val_fraction: float = Field(
         0.1, gt=0, lt=1, description="cut from train where no val is given, whole images at a time"
     )
+    n_train: int | None = Field(
+        None, ge=1, description="labelled faces kept of train, for training on few labels; None: all"
+    )
     synthetic: SyntheticSettings = SyntheticSettings()
     cache_dir: str | None = None
 

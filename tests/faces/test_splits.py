@@ -137,3 +137,17 @@ def test_faces_of_one_picture_stay_on_one_side_of_the_cut():
     sides = [{r.image for r in side} for side in (train, val)]
     assert len(train) == 18 and len(val) == 6 and not sides[0] & sides[1]
     assert [r.name for r in cut_validation(records, 0.25, seed=0)[1]] == [r.name for r in val]
+
+
+def test_few_labels_are_drawn_once_and_nested(tmp_path):
+    write_ibug(tmp_path, COUNTS)
+    kept = {}
+    for count in (1, 3, 4):
+        data, _ = prepared(train=str(tmp_path), n_train=count)
+        kept[count] = set(names(data.train))
+        assert len(kept[count]) == count and len(data.test) == COUNTS["test"]
+    assert kept[1] < kept[3] < kept[4]
+    other = prepare(FacesSettings(seed=5, data={"train": str(tmp_path), "n_train": 1}), print)
+    assert set(names(other.train)) == kept[1]
+    with pytest.raises(UserError, match="data.n_train=5: there are 4"):
+        prepared(train=str(tmp_path), n_train=5)
