@@ -132,7 +132,8 @@ def test_what_the_data_said_is_no_other_setting_unless_it_is_set(tmp_path, capsy
     from srrl.config import dump, resolve
     from srrl.task import get_task
 
-    cfg = resolve(get_task("classification").settings, {"student": {"width": 4}})
+    task = get_task("classification")
+    cfg = resolve(task.settings, task.filled({}))
     cfg.image_size, cfg.data.classes, cfg.data.n_classes, cfg.data.format = 16, ["a", "b"], 2, "digits"
     cfg.method = "none"
     (tmp_path / "none-seed0").mkdir()
