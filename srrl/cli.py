@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+from srrl.allocator import keep_freed_memory
 from srrl.errors import RunError, UserError
 from srrl.interrupt import Interrupted
 
@@ -48,6 +49,7 @@ def main_of(command: Command, argv: list[str] | None = None) -> None:
     command.add_arguments(parser)
     # a parallel region of libgomp that spins while a neighbour computes costs more than it saves; read at torch's import
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    keep_freed_memory()
     sys.exit(guarded(lambda: command.run(parser.parse_intermixed_args(argv))))
 
 
