@@ -21,7 +21,7 @@ class EpochBatches(Sampler):
     ``start`` skips the first batches of an epoch, which is how a run goes on in the middle of one. The last batch is
     dropped where it is not full (BatchNorm cannot use a batch of one), unless it is the only one. Of ``world`` processes
     the one of ``rank`` gets its part of every step; together they take the samples that one process with a batch
-    ``world`` times as large would take.
+    ``world`` times as large would take. Where ``arrays``, a batch is (epoch, array of its samples' numbers) instead.
     """
 
     def __init__(
@@ -33,9 +33,10 @@ class EpochBatches(Sampler):
         *,
         rank: int = 0,
         world: int = 1,
+        arrays: bool = False,
     ):
         self.length, self.batch_size, self.seed, self.limit = length, batch_size, seed, limit
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.arrays = rank, world, arrays
         self.epoch, self.start = 0, 0
 
     @property
@@ -46,11 +47,12 @@ class EpochBatches(Sampler):
     def __len__(self) -> int:
         return self.total - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]] | tuple[int, np.ndarray]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         for b in range(self.start, self.total):
             first = (b * self.world + self.rank) * self.batch_size
-            yield [(self.epoch, int(i)) for i in order[first : first + self.batch_size]]
+            chosen = order[first : first + self.batch_size]
+            yield (self.epoch, chosen) if self.arrays else [(self.epoch, int(i)) for i in chosen]
 
 
 class KeyedDataset(Dataset):
@@ -123,6 +125,17 @@ def worker_count(setting: int | str) -> int:
     return min(8, cores) if torch.cuda.is_available() else 1
 
 
+def on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """A data set that lies in memory, on a CUDA ``device`` where it takes at most a quarter of what is free there.
+
+    Others come back as they are: their batches are made by the CPU and moved.
+    """
+    if device.type != "cuda" or not getattr(dataset, "in_memory", False):
+        return dataset
+    free, _ = torch.cuda.mem_get_info(device)
+    return dataset.to(device) if dataset.nbytes <= free // 4 else dataset
+
+
 def train_loader(
     dataset: Dataset,
     batch_size: int,
@@ -136,17 +149,19 @@ def train_loader(
     """Loader over keyed samples, and its sampler, whose ``epoch`` and ``start`` the trainer sets.
 
     It has a generator of its own: a draw from the global one at the start of a loop would make the second half of an
-    epoch differ from the same half of a whole one. Raises UserError for an empty data set, or one with fewer samples
-    than there are processes.
+    epoch differ from the same half of a whole one. A data set may say that it is ``in_memory``: then it has ``device``,
+    ``nbytes`` and ``to``, and its ``__getitems__`` takes the (epoch, array) of :class:`EpochBatches`. Raises UserError
+    for an empty data set, or one with fewer samples than there are processes.
     """
     if len(dataset) == 0:
         raise UserError("the training set is empty: look at data.train and what its format skips")
     if len(dataset) < world:
         raise UserError(f"{len(dataset)} training samples for {world} processes: start fewer of them")
     size = min(batch_size, len(dataset) // world)
-    batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world)
+    in_memory = getattr(dataset, "in_memory", False)
+    batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world, arrays=in_memory)
     # a batch of what lies in memory is one gather: handing it over from another process would take longer
-    count = 0 if getattr(dataset, "in_memory", False) else worker_count(workers)
+    count = 0 if in_memory else worker_count(workers)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -155,7 +170,7 @@ def train_loader(
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
         collate_fn=getattr(dataset, "collate", None),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not (in_memory and dataset.device.type == "cuda"),
     )
     return loader, batches
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from srrl import processes
 from srrl.checkpoint import load_state, save_state, save_weights
 from srrl.config import OptimSettings
-from srrl.data import train_loader
+from srrl.data import on_device, train_loader
 from srrl.distillers.base import Distiller
 from srrl.ema import MovingAverage
 from srrl.errors import RunError, UserError
@@ -113,10 +113,21 @@ class Trainer:
 
         Raises Interrupted after a checkpoint where a signal asked for it, RunError on a non-finite loss.
         """
+        started = time.monotonic()
+        model, loader = self.begin()
+        with self.stop.deferred():
+            while not self.stopping() and self.epoch < self.phase.epochs:
+                self.train_epoch(model, loader)
+                if self.step >= self.batches.total:
+                    self.finish_epoch()
+        self.accelerator.wait_for_everyone()
+        return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
+
+    def begin(self) -> tuple[nn.Module, Any]:
+        """Everything before the first epoch: the distiller as it is trained, and the loader of its batches."""
         from accelerate.data_loader import prepare_data_loader
 
         accelerator, phase = self.accelerator, self.phase
-        started = time.monotonic()
         self.distiller.meet(self.dataset)
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
@@ -124,7 +135,7 @@ class Trainer:
             self.average = MovingAverage(self.distiller.student, phase.optim.ema)
         self.resume()
         loader, self.batches = train_loader(
-            self.dataset,
+            on_device(self.dataset, accelerator.device),
             phase.batch_size,
             phase.seed,
             phase.workers,
@@ -135,17 +146,9 @@ class Trainer:
         model = torch.compile(self.distiller) if phase.compile else self.distiller
         model, self.optimizer = accelerator.prepare(model, self.optimizer)
         # the sampler has already given this process its part of every step: accelerate only moves the batches
-        loader = prepare_data_loader(
+        return model, prepare_data_loader(
             loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
-
-        with self.stop.deferred():
-            while not self.stopping() and self.epoch < phase.epochs:
-                self.train_epoch(model, loader)
-                if self.step >= self.batches.total:
-                    self.finish_epoch()
-        accelerator.wait_for_everyone()
-        return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
 
     def train_epoch(self, model: nn.Module, loader: Any) -> None:
         """The rest of one epoch, batch by batch."""

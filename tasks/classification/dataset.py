@@ -18,9 +18,10 @@ from .settings import AugmentSettings
 
 
 class MemoryImages(Dataset):
-    """Pictures of one size in memory: a batch is one gather, without Python for each picture.
+    """Pictures of one size in memory: a batch is one gather, without Python for each picture, on the pictures' device.
 
-    images: (N, 3, S, S) uint8; labels: (N,) int64. Keys are sample numbers, or (epoch, number) for augmented ones.
+    images: (N, 3, S, S) uint8, quickest channels-last; labels: (N,) int64. Keys are sample numbers, or (epoch, number)
+    for augmented ones.
     """
 
     in_memory = True
@@ -34,16 +35,39 @@ class MemoryImages(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         return {k: v[0] for k, v in self.__getitems__([key]).items()}
 
-    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
-        """A whole batch at once: ``image`` (B, 3, S, S) uint8, ``label`` and ``index`` (B,). What torch's loader calls."""
-        epoch = keys[0][0] if isinstance(keys[0], tuple) else None
-        index = np.array([k[1] if isinstance(k, tuple) else k for k in keys])
-        where = torch.from_numpy(index)
-        images = self.images[where]
+    def __getitems__(
+        self, keys: Sequence[int | tuple[int, int]] | tuple[int, np.ndarray]
+    ) -> dict[str, Tensor]:
+        """A whole batch at once: ``image`` (B, 3, S, S) uint8, ``label`` and ``index`` (B,). What torch's loader calls.
+
+        ``keys``: a list of them, or (epoch, sample numbers (B,)).
+        """
+        if isinstance(keys, tuple):
+            epoch, numbers = keys
+        else:
+            epoch = keys[0][0] if isinstance(keys[0], tuple) else None
+            numbers = np.array([k[1] if isinstance(k, tuple) else k for k in keys])
+        index = torch.from_numpy(numbers).to(self.device)
+        # in the order of memory, where a picture is one piece
+        images = self.images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
         if self.augment is not None and epoch is not None:
             uniform = keyed_uniform(self.seed, epoch, index, 3)
             images = crop_and_flip(images, uniform, self.augment.pad, self.augment.flip)
-        return {"image": images, "label": self.labels[where], "index": where}
+        return {"image": images, "label": self.labels[index], "index": index}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are, and batches are made."""
+        return self.images.device
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pictures take."""
+        return self.images.nbytes
+
+    def to(self, device: torch.device) -> MemoryImages:
+        """The same on another device; batches are the same there, bit for bit."""
+        return MemoryImages(self.images.to(device), self.labels.to(device), self.seed, self.augment)
 
     def head(self, count: int) -> MemoryImages:
         """The first ``count`` samples."""
@@ -87,7 +111,7 @@ class FileImages(Dataset):
         epoch, index = key if isinstance(key, tuple) else (None, key)
         image = to_rgb(self.read(self.files[index]))
         if self.augment is not None and epoch is not None:
-            image = self._random(image, keyed_uniform(self.seed, epoch, np.array([index]), 24)[0])
+            image = self._random(image, keyed_uniform(self.seed, epoch, torch.tensor([index]), 24)[0].numpy())
         else:
             image = central(image, self.size)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

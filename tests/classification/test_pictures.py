@@ -15,6 +15,7 @@ from srrl_tasks.classification.dataset import FileImages, MemoryImages, central
 from srrl_tasks.classification.metrics import accuracy
 from srrl_tasks.classification.settings import AugmentSettings, ClassificationSettings
 from srrl_tasks.classification.sources import cut, digits, few, folder
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from srrl.data import eval_loader, train_loader
 from srrl.errors import UserError
@@ -41,16 +42,30 @@ def prepared(**changes):
 
 def test_splitmix_gives_the_published_numbers():
     """The first outputs of the generator for seed 1234567, from Rosetta Code's test of splitmix64."""
-    gamma, state, found = np.uint64(0x9E3779B97F4A7C15), np.uint64(1234567), []
-    with np.errstate(over="ignore"):
-        for _ in range(3):
-            state = state + gamma
-            found.append(int(_mix(state)))
+    states = [(1234567 + k * 0x9E3779B97F4A7C15) % 2**64 for k in (1, 2, 3)]
+    signed = torch.tensor([s - 2**64 * (s >= 2**63) for s in states])
+    found = [int(n) % 2**64 for n in _mix(signed)]
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (3, 349), (2**40 + 1, 5)])
+def test_draws_are_those_of_unsigned_arithmetic(seed, epoch):
+    """Whole numbers of Python modulo 2^64; recorded results rest on these draws."""
+
+    def mix(z):
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    index = [0, 1, 17, 49_999]
+    found = keyed_uniform(seed, epoch, torch.tensor(index), 3)
+    for i, row in zip(index, found.tolist(), strict=True):
+        key = mix(mix(mix((seed + 0x9E3779B97F4A7C15) % 2**64) ^ epoch) ^ i)
+        assert row == [(mix((key + k * 0x9E3779B97F4A7C15) % 2**64) >> 11) / 2**53 for k in (1, 2, 3)]
+
+
 def test_draws_are_uniform_and_depend_on_every_part_of_the_key():
-    index = np.arange(20_000)
+    index = torch.arange(20_000)
     u = keyed_uniform(3, 5, index, 4)
     assert u.shape == (20_000, 4) and u.min() >= 0 and u.max() < 1
     counts = np.histogram(u, bins=20, range=(0, 1))[0]
@@ -59,17 +74,18 @@ def test_draws_are_uniform_and_depend_on_every_part_of_the_key():
         np.vstack([u.T, keyed_uniform(3, 6, index, 4).T, keyed_uniform(4, 5, index, 4).T])
     )
     assert abs(correlations - np.eye(12)).max() < 0.03
-    shuffled = index[::-7]
+    shuffled = index.flip(0)[::7]
     assert (keyed_uniform(3, 5, shuffled, 4) == u[shuffled]).all()  # whatever the batch
 
 
 def test_crop_and_flip_by_a_loop():
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 5, 7), dtype=np.uint8))
-    uniform = np.array(
-        [[0, 0, 0], [0.99, 0.99, 0.99], [0.5, 0.1, 0.2], [0.1, 0.7, 0.3], [0.3, 0.9, 0.6], [0.8, 0.2, 0.1]]
+    uniform = torch.tensor(
+        [[0, 0, 0], [0.99, 0.99, 0.99], [0.5, 0.1, 0.2], [0.1, 0.7, 0.3], [0.3, 0.9, 0.6], [0.8, 0.2, 0.1]],
+        dtype=torch.float64,
     )
     found = crop_and_flip(images, uniform, pad=2, flip=0.25)
-    for n, (a, b, c) in enumerate(uniform):
+    for n, (a, b, c) in enumerate(uniform.tolist()):
         dy, dx, flip = int(a * 5) - 2, int(b * 5) - 2, c < 0.25
         for y in range(5):
             for x in range(7):
@@ -94,6 +110,24 @@ def test_a_batch_from_memory_is_its_samples_whatever_their_company():
         data[2, 5]["image"]
     )
     assert data[5]["image"].equal(data.images[5])  # without an epoch there is no augmentation
+
+
+def test_batches_are_made_where_the_pictures_are():
+    """torch's pretended CUDA tensors: an operation that mixed devices, or read a value back, would raise."""
+    data = memory(AugmentSettings(pad=1, flip=0.5))
+    numbers = np.array([5, 0, 19])
+    assert all(
+        v.equal(w)
+        for v, w in zip(
+            data.__getitems__((2, numbers)).values(),
+            data.__getitems__([(2, 5), (2, 0), (2, 19)]).values(),
+            strict=True,
+        )
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = data.to(torch.device("cuda")).__getitems__((2, numbers))
+    assert {k: v.device.type for k, v in batch.items()} == dict.fromkeys(("image", "label", "index"), "cuda")
+    assert batch["image"].shape == (3, 3, 4, 4)
 
 
 def test_loaders_pass_whole_batches_on():

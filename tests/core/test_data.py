@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 from toys import Colours
 
-from srrl.data import EpochBatches, KeyedDataset, eval_loader, train_loader, worker_count
+from srrl.data import EpochBatches, KeyedDataset, eval_loader, on_device, train_loader, worker_count
 from srrl.errors import UserError
 
 
@@ -57,6 +57,10 @@ def test_a_small_set_is_one_batch_and_a_limit_cuts_an_epoch():
     limited = EpochBatches(40, 8, seed=0, limit=2)
     assert limited.total == 2
     assert epoch_of(limited, 0) == epoch_of(EpochBatches(40, 8, seed=0), 0)[:2]
+    for (epoch, numbers), keys in zip(
+        epoch_of(EpochBatches(40, 8, seed=0, arrays=True), 3), epoch_of(EpochBatches(40, 8, seed=0), 3)
+    ):
+        assert [(epoch, i) for i in numbers] == keys
 
 
 def test_every_number_of_workers_gives_the_same_samples():
@@ -158,6 +162,26 @@ def test_an_empty_training_set_is_named():
 def test_eval_loader_keeps_the_order_and_the_last_part_batch():
     loader = eval_loader(KeyedDataset(Colours(10)), 4)
     assert [b["index"].tolist() for b in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+class InMemory:
+    """As much of a data set in memory as decides where it lies."""
+
+    in_memory = True
+
+    def __init__(self, nbytes, device="cpu"):
+        self.nbytes, self.device = nbytes, torch.device(device)
+
+    def to(self, device):
+        return InMemory(self.nbytes, device)
+
+
+def test_a_set_in_memory_goes_to_a_gpu_that_has_four_times_its_size_free(monkeypatch):
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (4000, 9000))
+    assert on_device(InMemory(1000), gpu).device == gpu
+    for stays, device in ((InMemory(1001), gpu), (InMemory(1), torch.device("cpu")), (Colours(3), gpu)):
+        assert on_device(stays, device) is stays
 
 
 def test_worker_count():
