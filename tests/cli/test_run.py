@@ -328,8 +328,26 @@ def test_help_is_quick_and_needs_no_torch():
 def test_benchmark_gives_the_step_against_its_floor(finished, tmp_path):
     status, out, error = call("benchmark", finished[0], "--rounds", "3", "--json", tmp_path / "speed.json")
     assert status == 0, error
-    step = json.loads((tmp_path / "speed.json").read_text())["step"]
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert found["latency_ms"]["1 threads"].keys() == {"teacher", "student"}
+    step, epoch = found["step"], found["epoch"]["1 threads"]
+    assert epoch["ratio"] == pytest.approx(epoch["epoch images/s"] / epoch["floor images/s"], rel=0.3)
+    assert epoch["batches"] == 6 and f"{epoch['ratio']:.3f} × its floor" in out  # 24 photos by 4
     parts = step["teacher forward"] + step["student step"] + step["teacher head"]
     assert step["floor"] == pytest.approx(parts, rel=0.3)  # medians of sums against the sum of medians
     assert step["ratio"] == pytest.approx(step["srrl step"] / step["floor"], rel=0.3)
-    assert "its floor" in out
+    assert f"{step['ratio']:.3f} × its floor" in out
+
+
+def test_benchmark_needs_no_run(tmp_path):
+    status, _, error = call(
+        "benchmark", "--task", "classification", "method=none", "student.width=2", "--rounds", "2",
+        "--batches", "3", "--json", tmp_path / "speed.json",
+    )  # fmt: skip
+    assert status == 0, error
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert "step" not in found and found["latency_ms"]["1 threads"].keys() == {"student"}
+    assert found["epoch"]["1 threads"]["batches"] == 3 and found["epoch"]["1 threads"]["batch_size"] == 32
+    for arguments in ((), ("a", "b")):
+        status, _, error = call("benchmark", *arguments)
+        assert status == 2 and "expected one run folder" in error
