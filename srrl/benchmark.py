@@ -69,10 +69,13 @@ def run(args: argparse.Namespace) -> int:
         result["step"] = step_against_floor(task, cfg, size, args.rounds)
         _print_step(result["step"])
     if not args.skip_epoch:
+        teacher, samples = None, data.train
+        if "teacher" in models:
+            teacher, samples = task.teaching(models["teacher"], data, cfg, print)
         result["epoch"] = {}
         for count in counts:
             with threads(count):
-                found = epoch_against_floor(task, cfg, data.train, size, args.batches, args.rounds)
+                found = epoch_against_floor(task, cfg, teacher, samples, size, args.batches, args.rounds)
             result["epoch"][f"{count} threads"] = found
             print(
                 f"training epoch, batch {found['batch_size']}, {_threads(count)}: {found['epoch images/s']:.0f} images/s = "
@@ -98,7 +101,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Task, RunSettings]:
             "expected one run folder; or settings key.sub=value with --task NAME or --config FILE"
         )
     values = read_yaml(RunFolder.open(args.overrides[0]).config)
-    task = get_task(values.get("task", ""))
+    task = get_task(values.get("task", ""), values)
     return task, resolve(task.settings, values)
 
 
@@ -177,7 +180,13 @@ def _training_step(distiller: Distiller, accelerator: Any, optim: OptimSettings)
 
 
 def epoch_against_floor(
-    task: Task, cfg: RunSettings, dataset: Dataset, batch_size: int, batches: int, rounds: int
+    task: Task,
+    cfg: RunSettings,
+    teacher: nn.Module | None,
+    dataset: Dataset,
+    batch_size: int,
+    batches: int,
+    rounds: int,
 ) -> dict[str, float]:
     """Images a second (medians) of the trainer's own epoch, of its floor and of its loader alone, in turns.
 
@@ -195,9 +204,7 @@ def epoch_against_floor(
     optim = cfg.optim.model_copy(update={"lr": IDLE, "accumulate": 1})
     criterion, settings = task.criterion(cfg), cfg.method_settings()
     torch.manual_seed(0)
-    distiller = build_distiller(
-        cfg.method, task.build_student(cfg), task.build_teacher(cfg), criterion, settings
-    )
+    distiller = build_distiller(cfg.method, task.build_student(cfg), teacher, criterion, settings)
     phase = Phase(
         "benchmark",
         rounds + 1,

@@ -126,14 +126,18 @@ def worker_count(setting: int | str) -> int:
 
 
 def on_device(dataset: Dataset, device: torch.device) -> Dataset:
-    """A data set that lies in memory, on a CUDA ``device`` where it takes at most a quarter of what is free there.
+    """A data set that can move, on a CUDA ``device`` where it takes at most a quarter of what is free there.
 
     Others come back as they are: their batches are made by the CPU and moved.
     """
-    if device.type != "cuda" or not getattr(dataset, "in_memory", False):
+    if device.type != "cuda" or not _moves(dataset):
         return dataset
     free, _ = torch.cuda.mem_get_info(device)
     return dataset.to(device) if dataset.nbytes <= free // 4 else dataset
+
+
+def _moves(dataset: Dataset) -> bool:
+    return getattr(dataset, "in_memory", False) and hasattr(dataset, "to")
 
 
 def train_loader(
@@ -149,19 +153,19 @@ def train_loader(
     """Loader over keyed samples, and its sampler, whose ``epoch`` and ``start`` the trainer sets.
 
     It has a generator of its own: a draw from the global one at the start of a loop would make the second half of an
-    epoch differ from the same half of a whole one. A data set may say that it is ``in_memory``: then it has ``device``,
-    ``nbytes`` and ``to``, and its ``__getitems__`` takes the (epoch, array) of :class:`EpochBatches`. Raises UserError
-    for an empty data set, or one with fewer samples than there are processes.
+    epoch differ from the same half of a whole one. A data set that says it is ``in_memory`` is read in this process; if
+    it has ``to(device)`` besides, then also ``device`` and ``nbytes``, and its ``__getitems__`` takes the (epoch, array)
+    of :class:`EpochBatches`. Raises UserError for an empty data set, or one with fewer samples than there are processes.
     """
     if len(dataset) == 0:
         raise UserError("the training set is empty: look at data.train and what its format skips")
     if len(dataset) < world:
         raise UserError(f"{len(dataset)} training samples for {world} processes: start fewer of them")
     size = min(batch_size, len(dataset) // world)
-    in_memory = getattr(dataset, "in_memory", False)
-    batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world, arrays=in_memory)
+    moves = _moves(dataset)
+    batches = EpochBatches(len(dataset), size, seed, limit, rank=rank, world=world, arrays=moves)
     # a batch of what lies in memory is one gather: handing it over from another process would take longer
-    count = 0 if in_memory else worker_count(workers)
+    count = 0 if getattr(dataset, "in_memory", False) else worker_count(workers)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -170,7 +174,7 @@ def train_loader(
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
         collate_fn=getattr(dataset, "collate", None),
-        pin_memory=torch.cuda.is_available() and not (in_memory and dataset.device.type == "cuda"),
+        pin_memory=torch.cuda.is_available() and not (moves and dataset.device.type == "cuda"),
     )
     return loader, batches
 

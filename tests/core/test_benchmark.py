@@ -46,7 +46,8 @@ class Toys(Task):
 def test_an_epoch_is_measured_with_its_data_and_the_floor_without():
     model = {"arch": "tiny"}
     cfg = RunSettings(task="toys", teacher=model, student=model, data={"workers": 0}, precision="fp32")
-    found = epoch_against_floor(Toys(), cfg, KeyedDataset(SlowColours(40)), 4, batches=3, rounds=3)
+    task, data = Toys(), KeyedDataset(SlowColours(40))
+    found = epoch_against_floor(task, cfg, task.build_teacher(cfg), data, 4, batches=3, rounds=3)
     assert found["batches"] == 3 and found["batch_size"] == 4
     # a batch: two passes and four samples; the floor: two passes
     epoch, floor, loader = (found[f"{k} images/s"] for k in ("epoch", "floor", "loader"))
