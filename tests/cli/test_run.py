@@ -342,12 +342,12 @@ def test_benchmark_gives_the_step_against_its_floor(finished, tmp_path):
 def test_benchmark_needs_no_run(tmp_path):
     status, _, error = call(
         "benchmark", "--task", "classification", "method=none", "student.width=2", "--rounds", "2",
-        "--batches", "3", "--json", tmp_path / "speed.json",
+        "--batches", "3", "--batch-size", "8", "--json", tmp_path / "speed.json",
     )  # fmt: skip
     assert status == 0, error
     found = json.loads((tmp_path / "speed.json").read_text())
     assert "step" not in found and found["latency_ms"]["1 threads"].keys() == {"student"}
-    assert found["epoch"]["1 threads"]["batches"] == 3 and found["epoch"]["1 threads"]["batch_size"] == 32
+    assert found["epoch"]["1 threads"]["batches"] == 3 and found["epoch"]["1 threads"]["batch_size"] == 8
     for arguments in ((), ("a", "b")):
         status, _, error = call("benchmark", *arguments)
         assert status == 2 and "expected one run folder" in error
