@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
+    if not (args.task or args.config) and len(args.overrides) != 1:
+        raise UserError(
+            "expected one run folder; or settings key.sub=value with --task NAME or --config FILE"
+        )
     from srrl.runs import environment, write_json
     from srrl.speed import latency, threads
 
@@ -96,10 +100,6 @@ def settings_of(args: argparse.Namespace) -> tuple[Task, RunSettings]:
 
     if args.task or args.config:
         return resolve_settings(args)
-    if len(args.overrides) != 1:
-        raise UserError(
-            "expected one run folder; or settings key.sub=value with --task NAME or --config FILE"
-        )
     values = read_yaml(RunFolder.open(args.overrides[0]).config)
     task = get_task(values.get("task", ""), values)
     return task, resolve(task.settings, values)
