@@ -172,8 +172,8 @@ class OpenedRun:
         """The run's settings with some replaced."""
         return resolve(self.task.settings, self.cfg.model_dump(mode="json"), changes)
 
-    def model(self, name: str) -> nn.Module:
-        """One network with its saved weights, in eval mode."""
+    def model(self, name: str, *, last: bool = False) -> nn.Module:
+        """One network with its saved weights, in eval mode: those that validation chose, or the ``last`` epoch's."""
         build = self.task.build_teacher if name == "teacher" else self.task.build_student
         bare = self.cfg.model_copy(deep=True)
         bare.teacher.pretrained = bare.student.pretrained = False  # its own weights follow
@@ -181,7 +181,7 @@ class OpenedRun:
         method = distiller_class(self.cfg.method)
         if name == "student" and method.needs_teacher:
             network = method.deployed(network, self.task.build_teacher(bare))
-        load_weights(network, self.run.weights(name), name)
+        load_weights(network, self.run.weights(f"{name}-last" if last else name), name)
         return network.eval()
 
     def models(self) -> dict[str, nn.Module]:

@@ -97,6 +97,9 @@ class RunSettings(MethodSettings):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     baseline: bool = Field(True, description="also train the student without a teacher at the same budget")
+    score: Literal["test", "val"] = Field(
+        "test", description="split of the final figures; val, for tuning: the test split is not even read"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int | None = Field(
         None,

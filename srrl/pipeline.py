@@ -100,6 +100,8 @@ class Pipeline:
             data = first_then_all(lambda: self.task.prepare(cfg, self.say))
         if first:
             runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
+        if cfg.score == "val":
+            data = data.on_validation()
         return data.shortened(self.batches * cfg.batch_size) if self.batches else data
 
     def draw(self) -> None:
@@ -237,7 +239,7 @@ def finish(
     seconds: dict[str, float],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Scores the test split, measures speed, writes results.json, plots and report.md."""
+    """Scores the test split (validation with ``score=val``), measures speed, writes results.json, plots and report.md."""
     from srrl.evaluate import measure
     from srrl.report import write_report
 

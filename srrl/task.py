@@ -47,6 +47,10 @@ class Data:
     details: dict[str, Any] = field(default_factory=dict)
     unlabelled: Dataset | None = None
 
+    def on_validation(self) -> Data:
+        """The same with the final figures on the validation split, whatever test split there is."""
+        return replace(self, test=self.val, details={**self.details, "split": "val"})
+
     def shortened(self, count: int) -> Data:
         """The same with at most ``count`` samples to validate and to score, where the data sets can be shortened."""
         short = {s: getattr(self, s) for s in ("val", "test")}
@@ -93,8 +97,21 @@ class Task:
         return {k for k, v in values.items() if v is None}
 
     def prepare(self, cfg: RunSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
-        """Data sets of the run, made or read; only the test split where ``evaluation``."""
+        """Data sets of the run, made or read; only the test split where ``evaluation``.
+
+        With ``score=val`` the test split is left alone, and the validation split stands in its place.
+        """
         raise TypeError(f"{type(self).__name__} defines no prepare")
+
+    def probe_data(self, source: str, cfg: RunSettings, say: Callable[[str], None]) -> Data:
+        """Another labelled data set, for the linear probe of ``cfg``'s networks, at their picture size where it is known.
+
+        ``train``, ``val`` (to choose the penalty with) and ``test`` with a ``label`` (a class number) in every sample, none
+        augmented; ``details`` has ``n_classes``. Raises UserError for what is not usable, or where the task has no classes.
+        """
+        raise UserError(
+            f"the task {self.name} has no class labels to probe: leave --probe out, or compare classifiers"
+        )
 
     def build_teacher(self, cfg: RunSettings) -> nn.Module:
         """The untrained teacher; ``prepare`` has put what the data decides (points, classes) into ``cfg``."""

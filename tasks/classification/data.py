@@ -15,7 +15,7 @@ from srrl.errors import UserError
 from srrl.task import Data
 
 from .dataset import FileImages, MemoryImages, central, resize
-from .settings import ClassificationSettings
+from .settings import FORMATS, ClassificationData, ClassificationSettings
 from .sources import Samples, cut, digits, few, folder, picture, size_of, torchvision_set
 
 SMALL = 96  # pictures up to this side are kept in memory
@@ -44,14 +44,39 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
         raise UserError(f"{name} has no pictures to choose the epoch with: give data.val")
     if "test" not in sets:
         sets["test"] = sets["val"]
-        say(
-            "data: no test pictures: the final figures are those of the validation split, which also chose the epoch"
-        )
+        why = "score=val" if cfg.score == "val" else "no test pictures"
+        say(f"data: {why}: the final figures are those of the validation split, which also chose the epoch")
     shown = {k: v for k, v in sets.items() if k != "test" or scored != "val" or evaluation}
     counts = ", ".join(f"{split} {len(v)} pictures" for split, v in shown.items())
     say(f"data: {name}, {counts}, {len(classes)} classes, {cfg.image_size} pixels")
     details = {"split": scored, "label": name, "n_classes": len(classes)}
     return Data(sets.get("train"), sets.get("val"), sets["test"], name, "top-1", cfg.image_size, details)
+
+
+def probe_data(source: str, cfg: ClassificationSettings, say: Callable[[str], None]) -> Data:
+    """Another labelled data set at the picture size of ``cfg``: a folder or .tar file, ``digits``, or ``FORMAT:ROOT``.
+
+    Without a val/ part a fifth of train is cut off, the same for every network. Raises UserError without a test part.
+    """
+    name, _, root = source.partition(":")
+    known = name in FORMATS
+    own = ClassificationSettings(
+        image_size=cfg.image_size,
+        seed=cfg.seed,
+        data=ClassificationData(
+            train=(root or None) if known else source,
+            format=name if known else "folder",
+            val_fraction=0.2,
+            download=cfg.data.download,
+            on_error=cfg.data.on_error,
+        ),
+    )
+    if known and name != "digits" and not root:
+        raise UserError(f"expected {name}:ROOT, ROOT being the folder that holds it")
+    data = prepare(own, say)
+    if data.details["split"] != "test":
+        raise UserError(f"{data.name} has no test pictures: expected the parts train/ and test/")
+    return data
 
 
 def _splits(
@@ -74,12 +99,14 @@ def _splits(
         raise UserError(f"{name} has no training pictures: give data.train")
     if "val" not in found:
         found["train"], found["val"] = cut(found["train"], d.val_fraction, d.split_seed)
+    if cfg.score == "val":
+        found.pop("test", None)
     scored = "test" if "test" in found else "val"
     return {"test": found[scored]} if evaluation else found, name, scored
 
 
 def _published(cfg: ClassificationSettings, evaluation: bool) -> dict[str, Samples]:
-    """Both splits of a data set that torchvision reads; the test alone where only that is wanted."""
+    """Both splits of a data set that torchvision reads, or the one that is wanted."""
     d = cfg.data
     if d.val or (d.train and d.test):
         raise UserError(
@@ -91,6 +118,8 @@ def _published(cfg: ClassificationSettings, evaluation: bool) -> dict[str, Sampl
             f"data.train is missing: the folder with {d.format}, or an empty one for data.download=true"
         )
     wanted = ("test",) if evaluation and not d.train else ("train", "test")
+    if d.train and cfg.score == "val":
+        wanted = ("train",)
     return {split: torchvision_set(d.format, root, split, d.download) for split in wanted}
 
 
@@ -101,7 +130,7 @@ def _folders(cfg: ClassificationSettings, say: Callable[[str], None]) -> tuple[d
         raise UserError("data.train is missing: a folder or .tar file with a sub-folder a class")
     main = Path(d.train or d.test).expanduser()
     found = folder(main, say)
-    for split, path in (("val", d.val), ("test", d.test)):
+    for split, path in (("val", d.val), ("test", d.test if cfg.score == "test" else None)):
         if path and d.train:
             own = folder(Path(path).expanduser(), say)
             if split not in own and "train" not in own:

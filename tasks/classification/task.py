@@ -62,6 +62,11 @@ class ClassificationTask(Task):
 
         return target_domain(cfg, source, paths, say, evaluation=evaluation)
 
+    def probe_data(self, source: str, cfg: ClassificationSettings, say: Callable[[str], None]) -> Data:
+        from .data import probe_data
+
+        return probe_data(source, cfg, say)
+
     def _network(self, cfg: ClassificationSettings, which: str) -> nn.Module:
         from .networks import build_network
         from .sources import DEFAULT_STATISTICS, STATISTICS

@@ -31,7 +31,7 @@ def prepare(cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool 
     d = cfg.data
     own = not (d.train or d.val or d.test)
     if own:
-        splits, name, scored = _synthetic_splits(cfg, say, evaluation), "synthetic", "test"
+        splits, name, scored = _synthetic_splits(cfg, say, evaluation), "synthetic", cfg.score
     else:
         splits, name, scored = _read_splits(cfg, say, evaluation)
     scheme = scheme_for(len(splits["test"][0].points))
@@ -134,16 +134,17 @@ def _synthetic_splits(cfg: FacesSettings, say: Callable[[str], None], evaluation
     if cfg.data.n_points not in (68, 98):
         raise UserError(f"data.n_points={cfg.data.n_points}: the synthetic faces have 68 or 98 points")
     splits = {}
-    for split in ("test",) if evaluation else ("train", "val", "test"):
+    for split in (cfg.score,) if evaluation else dict.fromkeys(("train", "val", cfg.score)):
         folder = synthetic.ensure(cfg.data.synthetic, split, cache_dir=cache)
-        if split == "test":
+        if split == cfg.score:
             say(
                 f"data: synthetic faces in {Path(folder).parent if Path(folder).name in ('train', 'val', 'test') else folder}"
             )
         splits[split] = Records(
             synthetic.records(cfg.data.synthetic, split, cfg.data.n_points, cache_dir=cache)
         )
-    return splits
+    scored = splits[cfg.score]
+    return {"test": scored} if evaluation else {**splits, "test": scored}
 
 
 def _read_splits(
@@ -166,7 +167,12 @@ def _read_splits(
     else:
         splits["train"], splits["val"] = cut_validation(splits["train"], d.val_fraction, d.split_seed)
         say(f"data: no data.val given: {len(splits['val'])} faces of train are set aside for it")
-    if d.test:
+    if cfg.score == "val":
+        splits["test"] = splits["val"]
+        say(
+            "data: score=val: the final figures are those of the validation split, which also chose the epoch"
+        )
+    elif d.test:
         test_format = d.format or detect(d.test)
         splits["test"] = read(
             d.test,
