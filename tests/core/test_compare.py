@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from srrl.cli import guarded
-from srrl.compare import COMMAND, paired_interval, tabulate
+from srrl.compare import COMMAND, parse_methods
+from srrl.comparison import paired_interval, tabulate
+from srrl.errors import UserError
 
 
 def cell(value):
@@ -39,13 +41,15 @@ def test_two_pairs_by_hand():
 
 
 def test_one_seed_has_no_interval_and_claims_nothing():
-    assert paired_interval([0.7]) == {"mean": 0.7, "interval": None, "excludes_zero": False}
+    assert paired_interval([0.7]) == {"mean": 0.7, "interval": None, "excludes_zero": False, "pairs": 1}
+    assert paired_interval([]) == {"mean": None, "interval": None, "excludes_zero": False, "pairs": 0}
 
 
 def test_the_last_epoch_counts_and_the_chosen_one_stands_beside_it():
     chosen, plain = cell(5.0), cell(6.0)
     chosen["student"]["last_epoch"] = {"nme": 5.5}
-    table = tabulate({("none", 0): plain, ("srrl", 0): chosen}, ["none", "srrl"], [0], "nme", higher=False)
+    finished = {("none", 0): plain, ("srrl", 0): chosen}
+    table = tabulate(finished, {"none": [0], "srrl": [0]}, "nme", higher=False)
     assert table["methods"]["srrl"]["seeds"] == [5.5] and table["methods"]["srrl"]["best"]["seeds"] == [5.0]
     assert table["gains"]["srrl over none"]["mean"] == pytest.approx(0.5)
 
@@ -57,17 +61,59 @@ def test_gain_is_positive_where_srrl_is_better_whichever_way_the_metric_points()
         ("srrl", 0): cell(5.0),
         ("srrl", 1): cell(5.4),
     }
-    lower = tabulate(finished, ["none", "srrl"], [0, 1], "nme", higher=False)
+    methods = {"none": [0, 1], "srrl": [0, 1]}
+    lower = tabulate(finished, methods, "nme", higher=False)
     assert lower["methods"]["none"]["mean"] == pytest.approx(6.1)
     assert lower["methods"]["none"]["std"] == pytest.approx(0.1414, abs=1e-4)  # n - 1: sqrt(0.02 / 1)
     assert lower["gains"]["srrl over none"]["mean"] == pytest.approx(0.9)
-    higher = tabulate(finished, ["none", "srrl"], [0, 1], "nme", higher=True)
+    higher = tabulate(finished, methods, "nme", higher=True)
     assert higher["gains"]["srrl over none"]["mean"] == pytest.approx(-0.9)
     json.dumps(lower, allow_nan=False)
 
 
+def test_methods_with_their_own_seeds_are_paired_over_those_that_both_have():
+    values = {
+        "none": [6.0, 6.2, 5.8],
+        "srrl": [5.0, 5.4, 5.3],
+        "at": [5.5, None, 5.6],
+        "ofd": [None, 5.9, None],
+    }
+    values["kd"] = [None, None, None, 7.0]
+    finished = {(m, s): cell(v) for m, vs in values.items() for s, v in enumerate(vs) if v is not None}
+    methods = {m: [s for s, v in enumerate(vs) if v is not None] for m, vs in values.items()}
+    table = tabulate(finished, methods, "nme", higher=False)
+    rows, gains = table["methods"], table["gains"]
+    assert rows["at"]["seeds"] == [5.5, 5.6] and rows["at"]["seed_numbers"] == [0, 2]
+    assert rows["at"]["mean"] == pytest.approx(5.55) and rows["ofd"]["mean"] == 5.9
+    # srrl over at, seeds 0 and 2: gains 0.5 and 0.3: mean 0.4, s = 0.1414, half width 12.706 * 0.1414 / sqrt(2)
+    over_at = gains["srrl over at"]
+    assert (over_at["pairs"], over_at["mean"]) == (2, pytest.approx(0.4))
+    assert over_at["interval"] == pytest.approx([0.4 - 1.2706, 0.4 + 1.2706], abs=1e-3)
+    assert gains["srrl over none"]["pairs"] == 3
+    assert gains["srrl over ofd"]["mean"] == pytest.approx(0.5) and gains["srrl over ofd"]["interval"] is None
+    assert (gains["srrl over kd"]["pairs"], gains["srrl over kd"]["mean"]) == (0, None)
+    json.dumps(table, allow_nan=False)
+
+
+def test_methods_name_their_own_seeds():
+    found = parse_methods("none, srrl,fitnet:0,at:1+2", [0, 1, 2])
+    assert found == {"none": [0, 1, 2], "srrl": [0, 1, 2], "fitnet": [0], "at": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["none,fitnet:x", "none,fitnet:", "at:0+0", "none,none", "none,fitnett:0"])
+def test_methods_that_cannot_be_read(text):
+    with pytest.raises(UserError, match="fitnet|at|none"):
+        parse_methods(text, [0])
+
+
 @pytest.mark.parametrize(
-    ("arguments", "word"), [(["--methods", "none,srl"], "srl"), (["--seeds", "0,x"], "0,x")]
+    ("arguments", "word"),
+    [
+        (["--methods", "none,srl"], "srl"),
+        (["--seeds", "0,x"], "0,x"),
+        (["--seeds", "-1"], "-1"),
+        (["--seeds", "0,0"], "twice"),
+    ],
 )
 def test_bad_methods_and_seeds_end_with_two(arguments, word, tmp_path, capsys):
     import argparse
@@ -161,6 +207,28 @@ def test_settings_that_a_cell_does_not_read_leave_it_finished(methods, change, f
     assert set(table["methods"]) == set(methods.split(","))
 
 
+def test_a_folder_from_before_a_setting_existed_has_its_default(finished_cells, capsys):
+    for path in finished_cells.glob("*/config.yaml"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith("score:")))
+    assert ended_with(finished_cells, capsys, "--seeds", "0")[0] == 0
+    assert "(score)" in ended_with(finished_cells, capsys, "--seeds", "0", "score=val")[1]
+
+
+def test_the_table_shows_each_method_with_its_own_seeds(finished_cells, capsys):
+    assert ended_with(finished_cells, capsys, "--methods", "none:0,kd:0,srrl", "--seeds", "0")[0] == 0
+    results = finished_cells / "srrl-seed0"
+    (finished_cells / "srrl-seed1").mkdir()
+    for name in ("config.yaml", "results.json"):
+        (finished_cells / "srrl-seed1" / name).write_text((results / name).read_text().replace("7.0", "8.0"))
+    assert ended_with(finished_cells, capsys, "--methods", "none:0,kd:0,srrl", "--seeds", "0,1")[0] == 0
+    text = (finished_cells / "table.md").read_text()
+    assert "over 2 seeds (none: n = 1, kd: n = 1)" in text
+    assert "| srrl | 7.500 ± 0.707 | 7.000, 8.000 | 7.500 |" in text  # sqrt(0.5)
+    assert "| none | 5.000 | 5.000 | 5.000 |" in text
+    assert "| srrl over none | -2.000 | – | – | 1 |" in text
+
+
 def test_a_signal_reaches_the_cells_and_begins_no_other(tmp_path):
     """A real parent with real children, in the place of trainings one that notes when it begins and how it ends."""
     cell_script = tmp_path / "cell.py"
@@ -174,11 +242,11 @@ def test_a_signal_reaches_the_cells_and_begins_no_other(tmp_path):
         "time.sleep(60)\n"
     )
     parent = (
-        "import sys; from pathlib import Path; from srrl import compare; from srrl.cli import guarded\n"
+        "import sys; from pathlib import Path; from srrl import cells; from srrl.cli import guarded\n"
         f"out = Path({str(tmp_path)!r})\n"
-        f"compare._train_command = lambda out, folder, m, s: [sys.executable, {str(cell_script)!r}, str(folder)]\n"
-        "cells = [('none', 0), ('kd', 0), ('srrl', 0)]\n"
-        "sys.exit(guarded(lambda: compare._run_cells(out, cells, 2)))\n"
+        f"cells.train_command = lambda out, cell: [sys.executable, {str(cell_script)!r}, str(out / cell.name)]\n"
+        "waiting = [cells.Cell(m, 0) for m in ('none', 'kd', 'srrl')]\n"
+        "sys.exit(guarded(lambda: cells.run_cells(out, waiting, 2)))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     begun = [tmp_path / "none-seed0.begun", tmp_path / "kd-seed0.begun"]
