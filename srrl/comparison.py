@@ -196,15 +196,19 @@ def draw_comparison(table: dict[str, Any], path: Path, unit: str) -> None:
                     name, (1, value), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
                     color=GREY, ha="right", va="bottom", fontsize=9,
                 )  # fmt: skip
-        axis.set(xlim=(-0.6, count - 0.4 + 0.25 * (count < 6)), ylabel=label, title=title)
-        axis.set_xticks(range(count), list(rows), rotation=35 if count > 6 else 0)
+        axis.set(xlim=(-0.6, count - 0.4), ylabel=label, title=title)
+        slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if count > 6 else {}
+        axis.set_xticks(range(count), list(rows), **slanted)
         axis.margins(y=0.12)
     save_figure(figure, path)
 
 
 def draw_seeds(axis: Any, x: float, row: dict[str, Any], colour: str = BLUE) -> None:
-    """A method's seeds as dots around ``x`` and their mean as a line."""
-    axis.plot([x] * len(row["seeds"]), row["seeds"], "o", color=colour, alpha=0.7, mew=0)
+    """A method's seeds as dots around ``x``, side by side so that equal ones are seen, and their mean as a line."""
+    n = len(row["seeds"])
+    step = min(0.08, 0.3 / n)
+    places = [x + step * (i - (n - 1) / 2) for i in range(n)]
+    axis.plot(places, row["seeds"], "o", color=colour, alpha=0.7, mew=0)
     axis.plot([x - 0.2, x + 0.2], [row["mean"]] * 2, color=colour, lw=2)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
