@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a method and a seed and, in a grid, the settings (``key=value``) that it tries."""
+    """One run: a method, a seed and settings of the method's own (``key=value``), which a grid tries and names it by."""
 
     method: str
     seed: int
-    trial: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    in_grid: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder: ``srrl-seed0``, in a grid ``srrl-alpha=1-beta=5-seed0``."""
-        return re.sub(r"[^\w.+=-]+", "_", "-".join((self.method, *self.trial, f"seed{self.seed}")))
+        tried = self.settings if self.in_grid else ()
+        return re.sub(r"[^\w.+=-]+", "_", "-".join((self.method, *tried, f"seed{self.seed}")))
 
 
 def needs_teacher(cells: list[Cell]) -> bool:
@@ -61,8 +63,8 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
         # the teacher's own settings are compared in its folder, and mean nothing to a method without one
         if cfg.teacher.checkpoint is None or not method.needs_teacher:
             skip |= {"teacher"}
-        tried = resolve(task.settings, apply_overrides(base, list(cell.trial)))
-        expected.append((out / cell.name, skip, tried))
+        own = resolve(task.settings, apply_overrides(base, list(cell.settings)))
+        expected.append((out / cell.name, skip, own))
     for folder, skip, settings in expected:
         made = folder / "config.yaml"
         if not made.is_file():
@@ -149,5 +151,5 @@ def train_command(out: Path, cell: Cell) -> list[str]:
     command = [sys.executable, "-m", "srrl.train"]
     if (folder / "config.yaml").is_file():
         return [*command, "--resume", str(folder)]
-    settings = [f"method={cell.method}", f"seed={cell.seed}", "baseline=false", *cell.trial]
+    settings = [f"method={cell.method}", f"seed={cell.seed}", "baseline=false", *cell.settings]
     return [*command, "-c", str(out / "config.yaml"), "--run-dir", str(folder), *settings]

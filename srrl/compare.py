@@ -20,6 +20,7 @@ EPILOG = """examples:
   python -m srrl.compare --task classification --probe stl10:ROOT --out table
   python -m srrl.compare --task classification --out table --grid
   python -m srrl.compare --task classification --out table --grid "srrl:1,1 srrl:1,5 kd:kd_weight=0.5 kd:kd_weight=1"
+  python -m srrl.compare --task classification --out table --tuned table/table-grid.json
   python -m srrl.compare --task classification --out table --methods none,kd,srrl --grid "optim.lr=0.02 optim.lr=0.05"
 
 Every cell is a run folder OUT/<method>-seed<n>; a finished cell is never run again, an interrupted one is resumed,
@@ -30,7 +31,8 @@ data order, augmentation and initial weights a seed. Differences are paired by s
 --grid tunes before you compare: its cells, OUT/<method>-<key>=<value>-…-seed<n>, are scored on the validation split and
 the test split is not read; table-grid.md names the best mean. A trial is key=value[,key=value …] of the settings that its
 method reads, or of the optimiser (optim.…), and 1,5 is short for alpha=1,beta=5. It is one of METHOD in METHOD:TRIAL,
-else one of every method of --methods, so that each can be given as many trials as the others."""
+else one of every method of --methods, so that each can be given as many trials as the others. Afterwards
+--tuned OUT/table-grid.json compares every method with the settings chosen for it."""
 
 METHODS = "none,kd,srrl"
 
@@ -58,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "beta of srrl); see below",
     )
     parser.add_argument(
+        "--tuned", metavar="FILE", help="table-grid.json, whose chosen settings each of its methods gets"
+    )
+    parser.add_argument(
         "--probe",
         metavar="DATA",
         help="also fit a linear classifier on each network's frozen features for another labelled data set: a folder or "
@@ -72,23 +77,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from srrl.cells import Cell, check_cells, needs_teacher, run_cells, shared_teacher
+    from srrl.comparison import tabulate, write_comparison
     from srrl.config import dump
+    from srrl.grid import read_tuned, tabulate_grid, write_grid
     from srrl.interrupt import Interrupted
     from srrl.runs import write_text
     from srrl.train import resolve_settings
 
     task, cfg = resolve_settings(args)
-    if args.grid is not None and args.probe is not None:
-        raise UserError("--grid tunes on validation, --probe scores what is tuned: give one of them")
+    if args.grid is not None and (args.probe is not None or args.tuned is not None):
+        raise UserError("--grid tunes on validation; leave it out to compare with --tuned or --probe")
     seeds = parse_seeds(args.seeds, "--seeds", ",")
     methods = parse_methods(args.methods or ("srrl" if args.grid is not None else METHODS), seeds)
-    trials = {m: [()] for m in methods}
+    tuned = read_tuned(args.tuned) if args.tuned is not None else {"settings": {}}
+    trials = {m: [tuned["settings"].get(m, ())] for m in methods}
     if args.grid is not None:
         trials = _trials(args, methods, task, cfg)
         methods = {m: methods.get(m, seeds) for m in trials}
         cfg.score = "val"
     every_seed = dict.fromkeys(s for own in methods.values() for s in own)
-    cells = [Cell(m, s, t) for s in every_seed for m, own in methods.items() if s in own for t in trials[m]]
+    cells = [
+        Cell(method, seed, settings, in_grid=args.grid is not None)
+        for seed in every_seed
+        for method, own in methods.items()
+        if seed in own
+        for settings in trials[method]
+    ]
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
@@ -104,20 +118,17 @@ def run(args: argparse.Namespace) -> int:
         print("\ninterrupted; run the same command again to go on", file=sys.stderr)
         raise
     if args.grid is not None:
-        from srrl.grid import tabulate_grid, write_grid
-
         write_grid(tabulate_grid(finished, task.metric, task.higher), out, task)
         print((out / "table-grid.md").read_text(encoding="utf-8"))
         return 0
-    from srrl.comparison import tabulate, write_comparison
-
     probe = None
     if probe_data is not None:
         from srrl.probe import probe_cells
 
         probe = probe_cells(task, args.probe, probe_data, out, cells, lambda text: print(text, flush=True))
     results = {(cell.method, cell.seed): found for cell, found in finished.items()}
-    write_comparison(tabulate(results, methods, task.metric, task.higher, probe), out, task)
+    table = tabulate(results, methods, task.metric, task.higher, probe)
+    write_comparison(table | ({"tuned": tuned} if args.tuned else {}), out, task)
     print((out / "table.md").read_text(encoding="utf-8"))
     return 0
 

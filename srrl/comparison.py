@@ -130,6 +130,7 @@ def write_comparison(table: dict[str, Any], out: Path, task: Task) -> None:
         f"# {task.name}: {table['metric']} ({task.unit}) on {table['dataset']}, split {table['split']}, {table['protocol']}",
         f"{over_seeds(table['methods'])}; {'higher' if table['higher_is_better'] else 'lower'} is better.",
         markdown_table(header, rows),
+        *_tuned(table),
         f"Gain in {table['metric']}, paired by seed (positive = better):",
         _gains(table["gains"]),
     ]
@@ -142,6 +143,18 @@ def write_comparison(table: dict[str, Any], out: Path, task: Task) -> None:
         ]
     write_text(out / "table.md", "\n\n".join(text) + "\n")
     draw_comparison(table, out / "table.png", task.unit)
+
+
+def _tuned(table: dict[str, Any]) -> list[str]:
+    """What was chosen on validation for each method, out of how many trials."""
+    if "tuned" not in table:
+        return []
+    settings, trials = table["tuned"]["settings"], table["tuned"]["trials"]
+    parts = [
+        f"{m} {' '.join(settings[m])} ({trials[m]} trials)" if m in settings else f"{m} not tuned"
+        for m in table["methods"]
+    ]
+    return [f"Settings chosen on the validation split: {'; '.join(parts)}."]
 
 
 def over_seeds(rows: dict[str, dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def tabulate_grid(finished: dict[Cell, dict[str, Any]], metric: str, higher: boo
     """Every trial's seeds, mean and deviation (last epoch), and the best mean of each method; the first of equal ones."""
     trials: dict[str, dict[Trial, dict[int, float]]] = {}
     for cell, results in finished.items():
-        seeds = trials.setdefault(cell.method, {}).setdefault(cell.trial, {})
+        seeds = trials.setdefault(cell.method, {}).setdefault(cell.settings, {})
         seeds[cell.seed] = last_epoch(results)[metric]
     rows, chosen = [], {}
     for method, several in trials.items():
@@ -107,6 +108,20 @@ def tabulate_grid(finished: dict[Cell, dict[str, Any]], metric: str, higher: boo
         "trials": rows,
         "chosen": chosen,
     }
+
+
+def read_tuned(path: str) -> dict[str, Any]:
+    """``settings`` that a table-grid.json chose for each method, and the number of ``trials`` of each. Raises UserError."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        settings = {method: tuple(map(str, chosen)) for method, chosen in table["chosen"].items()}
+        return {"settings": settings, "trials": {m: int(table["number_of_trials"][m]) for m in settings}}
+    except OSError as error:
+        raise UserError(
+            f"--tuned {path}: {error.strerror}: expected the table-grid.json that --grid wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"--tuned {path} is not the table-grid.json that --grid writes") from None
 
 
 def write_grid(table: dict[str, Any], out: Path, task: Task) -> None:

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from srrl.api import open_run
 from srrl.data import eval_loader
-from srrl.distillers import distiller_class
 from srrl.model import to_unit
 from srrl.runs import write_json
 
@@ -114,7 +113,7 @@ def probe_cells(
         )
         if cell.seed not in untrained:
             untrained[cell.seed] = top1(cell, "untrained", lambda run: untrained_student(task, run.cfg))
-        if teacher is None and distiller_class(cell.method).needs_teacher:
+        if teacher is None and "teacher" in runs[cell].names:
             teacher = top1(cell, "teacher", lambda run: run.model("teacher"))
     return {**facts, "teacher": teacher, "untrained": untrained, "methods": methods}
 

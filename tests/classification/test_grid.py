@@ -13,7 +13,7 @@ from test_classifier import TINY, colours
 from srrl.cells import Cell
 from srrl.cli import guarded
 from srrl.compare import COMMAND
-from srrl.config import apply_overrides, resolve
+from srrl.config import apply_overrides, dump, resolve
 from srrl.data import KeyedDataset
 from srrl.errors import UserError
 from srrl.grid import PAIRS, parse_grid, tabulate_grid
@@ -45,8 +45,11 @@ def test_trials_of_every_method_and_of_one():
 
 
 def test_folders_are_named_by_their_trial():
-    assert Cell("srrl", 2, trials(PAIRS)["srrl"][1]).name == "srrl-alpha=1-beta=5-seed2"
-    assert Cell("none", 0, ("optim.milestones=[10,20]",)).name == "none-optim.milestones=_10_20_-seed0"
+    assert Cell("srrl", 2, trials(PAIRS)["srrl"][1], in_grid=True).name == "srrl-alpha=1-beta=5-seed2"
+    assert (
+        Cell("none", 0, ("optim.milestones=[10,20]",), in_grid=True).name
+        == "none-optim.milestones=_10_20_-seed0"
+    )
 
 
 BAD = {
@@ -82,7 +85,9 @@ def ended_with(*arguments):
     ("arguments", "said"),
     [
         (("--methods", "kd,srrl", "--grid", "srrl:1,1 srrl:1,5"), "no trial of kd"),
-        (("--grid", "--probe", "digits"), "give one of them"),
+        (("--grid", "--probe", "digits"), "leave it out to compare"),
+        (("--tuned", "missing.json"), "missing.json: No such file"),
+        (("--tuned", __file__), "is not the table-grid.json"),
         (("--grid", "data.train=photos"), "sets data.train"),
     ],
 )
@@ -178,3 +183,26 @@ def test_a_grid_from_end_to_end_with_test_pictures_that_nobody_can_read(tmp_path
     chosen = max(table["trials"], key=lambda row: row["mean"])["settings"]
     assert table["chosen"] == {"srrl": chosen} and f"**Chosen for srrl: {' '.join(chosen)}**" in out
     assert (tmp_path / "out" / "table-grid.png").stat().st_size > 5000
+
+
+def test_the_tuned_settings_are_those_of_the_cells(tmp_path, capsys):
+    """Cells as they would be there: compare accepts those made with the chosen settings, and no others."""
+    out = tmp_path / "out"
+    for method, settings in (("none", []), ("kd", ["kd_weight=2", "optim.lr=0.1"])):
+        cfg = resolve(TASK.settings, apply_overrides({"student": {"width": 4}}, settings), {"method": method})
+        result = {"student": {"top1": 5.0}, "dataset": "d", "split": "test", "protocol": "p"}
+        (out / f"{method}-seed0").mkdir(parents=True)
+        (out / f"{method}-seed0" / "config.yaml").write_text(dump(cfg))
+        (out / f"{method}-seed0" / "results.json").write_text(json.dumps(result))
+    (out / "teacher").mkdir()
+    (out / "teacher" / "config.yaml").write_text(dump(resolve(TASK.settings, {"student": {"width": 4}})))
+    (out / "teacher" / "finished").touch()
+    grid = tmp_path / "table-grid.json"
+    arguments = ["--task", "classification", "--methods", "none,kd", "--seeds", "0", "--out", out]
+    for weight, status in ((2, 0), (3, 2)):
+        chosen = {"chosen": {"kd": [f"kd_weight={weight}", "optim.lr=0.1"]}, "number_of_trials": {"kd": 3}}
+        grid.write_text(json.dumps(chosen))
+        assert ended_with(*arguments, "--tuned", grid) == status
+    said = capsys.readouterr()
+    assert "validation split: none not tuned; kd kd_weight=2 optim.lr=0.1 (3 trials)." in said.out
+    assert "made with other settings (kd_weight)" in said.err
