@@ -71,13 +71,18 @@ def _check(
     """UserError unless the settings are what the method can be tuned with, and none of its other trials."""
     from srrl.config import apply_overrides, resolve
     from srrl.distillers import distiller_class
+    from srrl.distillers.base import MethodSettings
 
     reads = distiller_class(method).reads
     for key in (s.partition("=")[0] for s in settings):
         if key not in reads and not key.startswith("optim."):
+            hint = (
+                f"give {method} trials of its own, as {method}:key=value"
+                if key in MethodSettings.model_fields
+                else "what every run shares stands before --grid"
+            )
             raise UserError(
-                f"--grid: {word!r} sets {key}, with which {method} cannot be tuned: expected {', '.join([*reads, 'optim.…'])}"
-                + f"; METHOD:{word} names the method of a trial" * (":" not in word)
+                f"--grid: {word!r} sets {key}, with which {method} is not tuned (only {', '.join([*reads, 'optim.…'])}): {hint}"
             )
     base = cfg.model_dump(mode="json")
     made = [resolve(task.settings, apply_overrides(base, list(t))) for t in (*others, settings)]

@@ -62,16 +62,16 @@ BAD = {
     "1,1 nan,5": "alpha",
     "1,1 1,1.0": "stands twice for srrl",
     "1,1 kdd:kd_weight=2": "did you mean 'kd'",
-    "kd:1,1 kd:1,5": "sets alpha, with which kd cannot be tuned",
+    "kd:1,1 kd:1,5": "sets alpha, with which kd is not tuned",
     "1,1 epochs=50": "sets epochs",
-    "data.train=photos": "sets data.train",
+    "data.train=photos": "sets data.train.*what every run shares stands before --grid",
     "1,1 optim.rate=3": "optim.rate",
 }
 
 
 @pytest.mark.parametrize("text", BAD)
 def test_grids_that_cannot_be_read(text):
-    with pytest.raises(UserError, match=BAD[text].replace(".", r"\.")):
+    with pytest.raises(UserError, match=BAD[text]):
         trials(text)
 
 

@@ -15,6 +15,7 @@ from srrl_tasks.classification.dataset import FileImages, MemoryImages, central
 from srrl_tasks.classification.metrics import accuracy
 from srrl_tasks.classification.settings import AugmentSettings, ClassificationSettings
 from srrl_tasks.classification.sources import cut, digits, few, folder
+from srrl_tasks.classification.task import ClassificationTask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from srrl.data import eval_loader, train_loader
@@ -263,8 +264,15 @@ def test_cifar10_in_its_published_form(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
         data, _ = prepared(data={"train": str(tmp_path), "format": "cifar10"})
+        cfg = ClassificationSettings(image_size=16)
+        probe = ClassificationTask().probe_data(f"cifar10:{tmp_path}", cfg, print)
+        (folder_ / "test_batch").write_bytes(b"damaged")
+        tuned, _ = prepared(data={"train": str(tmp_path), "format": "cifar10"}, score="val")
     assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
     assert data.test.images[:, 0, 0, 0].tolist() == list(range(20)) and data.image_size == 32
+    assert (len(probe.train), len(probe.val), len(probe.test)) == (80, 20, 20)
+    assert probe.test.images.shape == (20, 3, 16, 16) and cfg.data.format is None
+    assert tuned.test is tuned.val and tuned.details["split"] == "val" and len(tuned.val) == 10
 
 
 def test_large_pictures_are_cropped_in_the_middle_or_at_random(tmp_path):
