@@ -139,7 +139,8 @@ def write_comparison(table: dict[str, Any], out: Path, task: Task) -> None:
             f"Gain in the linear probe's top-1 (%) on {probe['dataset']}, paired by seed:",
             _gains(probe["gains"]),
             f"Linear probe: logistic regression on the frozen, pooled features of each student's last epoch, fitted on "
-            f"{probe['train']:,} pictures of {probe['classes']} classes and scored once on {probe['test']:,} others.",
+            f"{probe['train']:,} pictures of {probe['classes']} classes and scored once on {probe['test']:,} others. "
+            f"Channels of the features: {', '.join(f'{m} {n}' for m, n in probe['channels'].items())}.",
         ]
     write_text(out / "table.md", "\n\n".join(text) + "\n")
     draw_comparison(table, out / "table.png", task.unit)

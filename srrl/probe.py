@@ -79,7 +79,8 @@ def probe_cells(
 
     ``data`` is what :meth:`Task.probe_data` gave for ``source``; it is read again where the cells' networks take
     pictures of another size. What was computed stands in ``probe-<data set>-<network>.json`` in the cells' folders and
-    is used again, unless the probe is another one. Returns accuracies by method and seed, for :func:`tabulate`.
+    is used again, unless the probe is another one. Returns accuracies (top-1, percent) by method and seed, which
+    :func:`srrl.comparison.tabulate` takes, and what they were measured on.
     """
     runs = {cell: open_run(out / cell.name) for cell in cells}
     size = next(iter(runs.values())).image_size
@@ -94,7 +95,7 @@ def probe_cells(
         "test": len(data.test),
     }
 
-    def top1(cell: Cell, name: str, network: Callable[[OpenedRun], nn.Module]) -> float:
+    def probed(cell: Cell, name: str, network: Callable[[OpenedRun], nn.Module]) -> dict[str, Any]:
         path = out / cell.name / f"probe-{data.name}-{name}.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if {k: found.get(k) for k in facts} != facts:
@@ -102,20 +103,22 @@ def probe_cells(
             found = facts | linear_probe(network(runs[cell]).to(device), data)
             write_json(path, found)
             say(f"probe: {cell.name}, {name}: {found['top1']:.3f} %")
-        return found["top1"]
+        return found
 
     methods: dict[str, dict[int, float]] = {}
+    channels: dict[str, int] = {}
     untrained: dict[int, float] = {}
     teacher = None
     for cell in cells:
-        methods.setdefault(cell.method, {})[cell.seed] = top1(
-            cell, "student", lambda run: run.model("student", last=True)
-        )
+        student = probed(cell, "student", lambda run: run.model("student", last=True))
+        methods.setdefault(cell.method, {})[cell.seed] = student["top1"]
+        channels[cell.method] = student["channels"]
         if cell.seed not in untrained:
-            untrained[cell.seed] = top1(cell, "untrained", lambda run: untrained_student(task, run.cfg))
+            random = probed(cell, "untrained", lambda run: untrained_student(task, run.cfg))
+            untrained[cell.seed] = random["top1"]
         if teacher is None and "teacher" in runs[cell].names:
-            teacher = top1(cell, "teacher", lambda run: run.model("teacher"))
-    return {**facts, "teacher": teacher, "untrained": untrained, "methods": methods}
+            teacher = probed(cell, "teacher", lambda run: run.model("teacher"))["top1"]
+    return {**facts, "channels": channels, "teacher": teacher, "untrained": untrained, "methods": methods}
 
 
 def untrained_student(task: Task, cfg: RunSettings) -> nn.Module:

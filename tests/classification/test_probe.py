@@ -190,6 +190,7 @@ def test_compare_reports_the_probe_of_finished_cells(compared, capsys):
     assert table["untrained"]["mean"] == top1["none", "untrained"]
     gain = top1["simkd", "student"] - top1["none", "student"]
     assert table["gains"]["simkd over none"]["mean"] == pytest.approx(gain)
+    assert "Channels of the features: none 16, simkd 32." in said.out
     rows = {
         line.split("|")[1].strip(): line.split("|")[-3].strip()
         for line in said.out.splitlines()
