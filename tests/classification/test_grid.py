@@ -13,7 +13,7 @@ from test_classifier import TINY, colours
 from srrl.cells import Cell
 from srrl.cli import guarded
 from srrl.compare import COMMAND
-from srrl.config import apply_overrides, dump, resolve
+from srrl.config import apply_overrides, dump, read_yaml, resolve
 from srrl.data import KeyedDataset
 from srrl.errors import UserError
 from srrl.grid import PAIRS, parse_grid, tabulate_grid
@@ -179,6 +179,8 @@ def test_a_grid_from_end_to_end_with_test_pictures_that_nobody_can_read(tmp_path
     assert table["split"] == "val" and table["number_of_trials"] == {"srrl": 2}
     for pair, row in zip(("alpha=1-beta=1", "alpha=10-beta=1"), table["trials"], strict=True):
         results = json.loads((tmp_path / "out" / f"srrl-{pair}-seed3" / "results.json").read_text())
+        made = read_yaml(tmp_path / "out" / f"srrl-{pair}-seed3" / "config.yaml")
+        assert [f"alpha={float(made['alpha']):g}", f"beta={float(made['beta']):g}"] == row["settings"]
         assert results["split"] == "val" and row["seeds"] == [results["student"]["last_epoch"]["top1"]]
     chosen = max(table["trials"], key=lambda row: row["mean"])["settings"]
     assert table["chosen"] == {"srrl": chosen} and f"**Chosen for srrl: {' '.join(chosen)}**" in out
