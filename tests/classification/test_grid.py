@@ -4,11 +4,11 @@ import argparse
 import json
 
 import pytest
+from coloured import TINY, colours
 from small_run import ROOT, faces
 from srrl_tasks.classification.task import ClassificationTask
 from srrl_tasks.faces.settings import FacesSettings
 from srrl_tasks.faces.task import FacesTask
-from test_classifier import TINY, colours
 
 from srrl.cells import Cell
 from srrl.cli import guarded

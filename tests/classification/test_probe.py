@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coloured import TINY, colours
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from srrl_tasks.classification.task import ClassificationTask
-from test_classifier import TINY, colours
 
 from srrl.api import open_run
 from srrl.cells import Cell
