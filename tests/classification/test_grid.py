@@ -191,13 +191,13 @@ def test_the_tuned_settings_are_those_of_the_cells(tmp_path, capsys):
     """Cells as they would be there: compare accepts those made with the chosen settings, and no others."""
     out = tmp_path / "out"
     for method, settings in (("none", []), ("kd", ["kd_weight=2", "optim.lr=0.1"])):
-        cfg = resolve(TASK.settings, apply_overrides({"student": {"width": 4}}, settings), {"method": method})
+        cfg = resolve(TASK.settings, apply_overrides(TASK.filled({}), settings), {"method": method})
         result = {"student": {"top1": 5.0}, "dataset": "d", "split": "test", "protocol": "p"}
         (out / f"{method}-seed0").mkdir(parents=True)
         (out / f"{method}-seed0" / "config.yaml").write_text(dump(cfg))
         (out / f"{method}-seed0" / "results.json").write_text(json.dumps(result))
     (out / "teacher").mkdir()
-    (out / "teacher" / "config.yaml").write_text(dump(resolve(TASK.settings, {"student": {"width": 4}})))
+    (out / "teacher" / "config.yaml").write_text(dump(resolve(TASK.settings, TASK.filled({}))))
     (out / "teacher" / "finished").touch()
     grid = tmp_path / "table-grid.json"
     arguments = ["--task", "classification", "--methods", "none,kd", "--seeds", "0", "--out", out]
