@@ -43,7 +43,7 @@ def target_domain(
         unlabelled = build_dataset(cfg, samples, "train", say)
         say(f"data: target {paths['train']}: {len(unlabelled)} pictures without labels")
     sets: dict[str, Any] = {}
-    for split in ("test",) if evaluation else ("val", "test"):
+    for split in (cfg.score,) if evaluation else dict.fromkeys(("val", cfg.score)):
         found = _labelled(paths, split, say)
         if found is not None:
             sets[split] = build_dataset(
@@ -118,8 +118,8 @@ def _textured(
 def textured(images: torch.Tensor, key: int) -> torch.Tensor:
     """White-on-black pictures (N, 3, S, S) uint8 as coloured strokes on coloured textures; picture i depends on (key, i).
 
-    The texture is smoothed noise between two colours. The stroke's colour differs from their mean by 0.3 of the range in
-    brightness or more, either way: a third of the digits are dark on light.
+    The texture is smoothed noise between two colours; the stroke's colour is brighter than their mean by 0.3 of the range
+    or more. (Dark strokes would be beyond what a teacher of white ones can know.)
     """
     found = []
     for i, image in enumerate(images.numpy()):
@@ -128,12 +128,11 @@ def textured(images: torch.Tensor, key: int) -> torch.Tensor:
         grain = int(rng.integers(3, 9))
         noise = cv2.resize(rng.random((grain, grain)), (side, side), interpolation=cv2.INTER_CUBIC).clip(0, 1)
         low, high = rng.uniform(0, 1, (2, 3))
-        dark = rng.random() < 0
-        middle = rng.uniform(0.6, 0.8) if dark else rng.uniform(0.2, 0.4)
+        middle = rng.uniform(0.2, 0.4)
         low, high = (middle + 0.35 * (c - c.mean()) + rng.uniform(-0.15, 0.15) for c in (low, high))
         ground = low + noise[..., None] * (high - low)
         ink = rng.uniform(0, 1, 3)
-        ink = (middle - 0.45 if dark else middle + 0.45) + 0.35 * (ink - ink.mean())
+        ink = middle + 0.45 + 0.35 * (ink - ink.mean())
         stroke = image[0][..., None] / 255.0
         picture = ground * (1 - stroke) + ink * stroke + rng.normal(0, 0.03, (side, side, 3))
         found.append((picture.clip(0, 1) * 255).round().astype(np.uint8).transpose(2, 0, 1))

@@ -46,7 +46,7 @@ def target_domain(
             cfg, found_faces(Path(paths["train"]).expanduser(), scheme, cfg, say), scheme
         )
     sets: dict[str, FaceDataset] = {}
-    for split in ("test",) if evaluation else ("val", "test"):
+    for split in (cfg.score,) if evaluation else dict.fromkeys(("val", cfg.score)):
         records = _labelled(paths, split, cfg)
         if records is not None:
             if len(records[0].points) != scheme.n_points:

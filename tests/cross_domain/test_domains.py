@@ -164,6 +164,18 @@ def test_a_source_without_embedded_target_needs_pictures(tmp_path):
         task.prepare(cfg, lambda text: None)
 
 
+def test_tuning_reads_no_test_pictures(domains):
+    """The path of the target's is wrong, and nobody notices; validation stands in its place."""
+    archive, flat, labelled = domains
+    cross = {"train": str(flat), "val": str(labelled), "test": str(flat.parent / "gone")}
+    task, cfg = settings({"score": "val", "data": {"train": str(archive)}, "cross_domain": cross})
+    data = task.prepare(cfg, lambda text: None)
+    assert torch.equal(data.test.images, data.val.images) and len(data.val) == 28
+    cfg.score = "test"
+    with pytest.raises(UserError, match="gone"):
+        task.prepare(cfg, lambda text: None)
+
+
 def test_a_task_without_another_domain_cannot_be_the_base():
     class Own(Task):
         name = "own"
