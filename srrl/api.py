@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from srrl.checkpoint import load_weights
+from srrl.checkpoint import load_weights, read_export
 from srrl.config import OptimSettings, RunSettings, read_yaml, resolve
 from srrl.data import KeyedDataset, eval_loader
 from srrl.distillers import build_distiller, distiller_class
@@ -204,10 +204,21 @@ def open_run(path: str | Path, model: str | None = None) -> OpenedRun:
     return OpenedRun(run, task, resolve(task.settings, values), [model] if model else names)
 
 
+def open_predictor(source: str | Path, model: str = "student") -> tuple[Task, Any]:
+    """The task and the predictor of one model of a run, or of the student in a file that srrl.export wrote. UserError."""
+    path = Path(source)
+    if not path.is_file():
+        opened = open_run(path, model)
+        return opened.task, opened.task.predictor(opened.model(model), opened.cfg)
+    task = get_task(read_export(path)[0]["task"])
+    if model != "student":
+        raise UserError(f"{path} holds the student alone: for the {model}, give the run folder")
+    return task, task.predictor(*task.open_export(path))
+
+
 def load(run: str | Path, model: str = "student") -> Any:
-    """A predictor for one model of a run: ``srrl.load("runs/faces/001")(image)``.
+    """A predictor for one model of a run: ``srrl.load("runs/faces/001")(image)``; also for an exported file.
 
     ``image`` is a path, a PIL image or an RGB array (H, W, 3) uint8; what comes back is the task's prediction.
     """
-    opened = open_run(run, model)
-    return opened.task.predictor(opened.model(model), opened.cfg)
+    return open_predictor(run, model)[1]

@@ -62,13 +62,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.skip_epoch or task.open_to_data(cfg):
         data = task.prepare(cfg, print)
     models, size = networks(task, cfg), args.batch_size or cfg.batch_size
+    faster = {f"student, {form}": m for form, m in task.faster_forms(models["student"]).items()}
+    width = max(map(len, models | faster))
     counts = sorted({1, os.cpu_count() or 1})
     result: dict[str, Any] = {"environment": environment(), "latency_ms": {}}
     for count in counts:
-        found = latency(models, task.image_size(cfg), thread_count=count)
+        found = latency(models | faster, task.image_size(cfg), thread_count=count)
         result["latency_ms"][f"{count} threads"] = found
         for name, v in found.items():
-            print(f"{name:8s} batch 1, {_threads(count)}: p50 {v['p50']:.2f} ms, p95 {v['p95']:.2f} ms")
+            print(f"{name:{width}s} batch 1, {_threads(count)}: p50 {v['p50']:.2f} ms, p95 {v['p95']:.2f} ms")
     if cfg.method == "srrl":
         result["step"] = step_against_floor(task, cfg, size, args.rounds)
         _print_step(result["step"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -44,6 +45,38 @@ def save_weights(path: Path, model: nn.Module, **metadata: str) -> None:
     data = safetensors_bytes(state, metadata={"format": "pt", **metadata})
     with atomic(path) as temporary:
         temporary.write_bytes(data)
+
+
+def save_export(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A file of :mod:`srrl.export`: tensors, what they are, and a checksum of them; the caller makes it atomic."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    path.write_bytes(safetensors_bytes(tensors, metadata={**metadata, "crc32": _checksum(tensors)}))
+
+
+def read_export(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What :func:`save_export` wrote, (metadata, tensors). UserError for a file that is missing, damaged or another."""
+    if not path.is_file():
+        raise UserError(f"{path.absolute()} does not exist: expected a file that python -m srrl.export wrote")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = parse_safetensors(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged or was not written by python -m srrl.export ({_line(error)}): write or copy it again"
+        ) from error
+    if "task" not in metadata:
+        raise UserError(f"{path} was not written by python -m srrl.export: give such a file, or a run folder")
+    if metadata.get("crc32") != _checksum(tensors):
+        raise UserError(f"{path} is damaged (its checksum does not fit): write or copy it again")
+    return metadata, tensors
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].numpy().tobytes(), zlib.crc32(name.encode(), value))
+    return f"{value:08x}"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "predict on images, folders and videos",
     "compare": "compare methods over seeds, for the same number of epochs",
     "benchmark": "measure the speed of the models and of the training step",
+    "export": "write the student into one file that needs no run folder",
 }
 
 

@@ -56,6 +56,8 @@ def measure(
         last = run.weights(f"{name}-last")
         if name != "teacher" and last.is_file():
             results[name]["last_epoch"] = _last(task, cfg, model, last, data)
+        if name != "teacher" and (stages := _stages(task, cfg, run, name, data)):
+            results[name]["stages"] = stages | {"final": {task.metric: results[name][task.metric]}}
     return results | task.reference(data, cfg)
 
 
@@ -68,6 +70,20 @@ def _last(task: Task, cfg: RunSettings, model: nn.Module, weights: Path, data: D
     model = deepcopy(model)
     load_weights(model, weights, "student")
     return task.evaluate(model, data.test, cfg)
+
+
+def _stages(task: Task, cfg: RunSettings, run: RunFolder, name: str, data: Data) -> dict[str, Any]:
+    """The figures at the end of each training before the last, by its name; empty where there is one only."""
+    from srrl.checkpoint import load_weights
+
+    found = {}
+    for suffix, stage in task.stages(cfg)[:-1]:
+        weights = run.weights(name + suffix)
+        if weights.is_file():
+            model = task.build_student(stage)
+            load_weights(model, weights, name + suffix)
+            found[suffix.lstrip("-")] = task.evaluate(model.eval(), data.test, stage)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,9 @@ EPILOG = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder that train made")
+    parser.add_argument(
+        "run", metavar="RUN", help="a run folder that train made, or a file that export wrote"
+    )
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="images, videos and folders of them")
     parser.add_argument("--model", choices=["student", "teacher", "baseline"], default="student")
     parser.add_argument(
@@ -48,14 +50,13 @@ def run(args: argparse.Namespace) -> int:
     files = collect(args.inputs, recursive=args.recursive)
     out = output_folder(args.out)
 
-    from srrl.api import open_run
+    from srrl.api import open_predictor
     from srrl.interrupt import GracefulStop
 
-    opened = open_run(args.run, args.model)
-    predictor = opened.task.predictor(opened.model(args.model), opened.cfg)
+    task, predictor = open_predictor(args.run, args.model)
     takes_box = accepts_box(predictor)
     if box is not None and not takes_box:
-        raise UserError(f"--box: task {opened.task.name} predicts on whole pictures; leave --box out")
+        raise UserError(f"--box: task {task.name} predicts on whole pictures; leave --box out")
     predict = (lambda image: predictor(image, box=box)) if box is not None else predictor
     tally = Tally()
     with GracefulStop(), Table(out, args.format) as table:

@@ -166,13 +166,16 @@ def side_by_side(task: Task, results: dict[str, Any], names: list[str]) -> str:
         ),
     ]
     table = markdown_table(["", *names], [[k, *v] for k, v in rows])
-    groups = {"subsets": "subset", "regions": "region", "classes": "class"}
+    groups = {"subsets": "subset", "regions": "region", "classes": "class", "stages": "stage of training"}
     for group, one in groups.items():
-        entries = results[names[0]].get(group) or {}
-        if entries:
-            pick = [(e, [_cell(results[n][group][e], task.metric) for n in names]) for e in entries]
+        having = [n for n in names if results[n].get(group)]  # a teacher has no stages
+        if having:
+            pick = [
+                (e, [_cell(results[n][group][e], task.metric) for n in having])
+                for e in results[having[0]][group]
+            ]
             table += f"\n\n{task.metric} ({task.unit}) by {one}\n\n" + markdown_table(
-                ["", *names], [[k, *v] for k, v in pick]
+                ["", *having], [[k, *v] for k, v in pick]
             )
     return table
 

@@ -63,7 +63,7 @@ class Task:
 
     ``metric`` chooses the best epoch on the validation split; ``higher`` says which way is better, ``unit`` what it is
     in, ``units`` what the other figures are in (one without a unit may be left out). ``said_by_data`` are the settings that
-    ``prepare`` takes from the data it reads.
+    ``prepare`` takes from the data it reads; ``formats`` are what :meth:`export` can write.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Task:
     units: dict[str, str] = {}
     quick: dict[str, Any] = {}
     said_by_data: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
     @classmethod
     def made_for(cls, given: dict[str, Any]) -> Task:
@@ -195,6 +196,18 @@ class Task:
     def predictor(self, model: nn.Module, cfg: RunSettings) -> Any:
         """A callable image → prediction with ``draw`` and ``rows``, for :func:`srrl.load` and the command line."""
         raise TypeError(f"{type(self).__name__} defines no predictor")
+
+    def export(self, form: str, model: nn.Module, cfg: RunSettings, path: Path) -> None:
+        """Writes a trained student into ``path`` with :func:`srrl.checkpoint.save_export`; ``form`` is one of ``formats``."""
+        raise TypeError(f"{type(self).__name__} defines no export")
+
+    def open_export(self, path: Path) -> tuple[nn.Module, RunSettings]:
+        """The network in such a file, ready for :meth:`predictor` with the settings beside it. Raises UserError."""
+        raise TypeError(f"{type(self).__name__} defines no open_export")
+
+    def faster_forms(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Other forms of a trained student whose speed is to be measured beside it, by what they are called."""
+        return {}
 
 
 def task_names() -> dict[str, str]:

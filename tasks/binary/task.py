@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..classification.task import ClassificationTask
@@ -19,6 +22,7 @@ class BinaryTask(ClassificationTask):
     default_width = 8
     settings = BinarySettings
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
+    formats = ("packed",)
     quick = {"epochs": 6, "stage1_epochs": 4, "teacher": {"epochs": 10}}
 
     def build_student(self, cfg: BinarySettings) -> nn.Module:
@@ -59,3 +63,32 @@ class BinaryTask(ClassificationTask):
         if full:
             result |= count_operations(model, cfg.image_size) | {"packed_bytes": packed_size(model)}
         return result
+
+    def export(self, form: str, model: nn.Module, cfg: BinarySettings, path: Path) -> None:
+        from .packed_file import write_packed
+
+        write_packed(model, cfg, path)
+
+    def open_export(self, path: Path) -> tuple[nn.Module, BinarySettings]:
+        """On packed layers where they run, else as the float simulation, which gives the same numbers."""
+        from .packed import obstacle, pack
+        from .packed_file import read_packed
+
+        model, cfg = read_packed(path)
+        if why := obstacle():
+            _tell_once(f"packed file on the slow float path: {why}")
+            return model, cfg
+        return pack(model), cfg
+
+    def faster_forms(self, model: nn.Module) -> dict[str, nn.Module]:
+        from .packed import obstacle, pack
+
+        if why := obstacle():
+            _tell_once(f"packed form not measured: {why}")
+            return {}
+        return {"packed": pack(model)}
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    print(text, file=sys.stderr)

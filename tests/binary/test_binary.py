@@ -15,17 +15,6 @@ from srrl_tasks.binary.task import BinaryTask
 from srrl.errors import UserError
 
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-TINY = [
-    "epochs=2",
-    "stage1_epochs=2",
-    "teacher.epochs=1",
-    "data.per_class=4",
-    "student.arch=resnet8",
-    "student.width=4",
-    "teacher.arch=resnet8",
-    "teacher.width=8",
-    "threads=1",
-]
 
 
 def test_sign_has_no_zero():
@@ -141,10 +130,8 @@ def test_networks_without_a_binary_form_are_refused():
         binary_resnet("resnet50", 10, precision="binary", image_size=32, **UNIT)
 
 
-def test_run_trains_both_stages_and_reports_operations(tmp_path):
-    folder = tmp_path / "run"
-    status, out, error = call("train", "--task", "binary", *TINY, "--run-dir", folder)
-    assert status == 0, error
+def test_run_trains_both_stages_and_reports_operations(trained, tmp_path):
+    folder, out = trained
     phases = ("teacher", "baseline-stage1", "baseline", "student-stage1", "student")
     assert [p for p in phases if f"\n{p}" in out] == list(phases)
     results = json.loads((folder / "results.json").read_text())
@@ -160,6 +147,6 @@ def test_run_trains_both_stages_and_reports_operations(tmp_path):
     assert again["student"]["top1"] == pytest.approx(student["top1"])
 
 
-def test_methods_that_keep_a_head_are_for_one_stage(tmp_path):
-    status, _, error = call("train", "--task", "binary", *TINY, "method=simkd", "--run-dir", tmp_path / "run")
+def test_methods_that_keep_a_head_are_for_one_stage(tiny, tmp_path):
+    status, _, error = call("train", "--task", "binary", *tiny, "method=simkd", "--run-dir", tmp_path / "run")
     assert status == 2 and "trains in one stage" in error.splitlines()[-1]

@@ -1,0 +1,112 @@
+"""export, predict and benchmark on the packed file of a tiny run, as a user runs them; accuracy by stage of training."""
+
+import csv
+import json
+from importlib import import_module
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open
+from small_run import call
+
+import srrl
+from srrl.api import open_run
+from srrl.cli import main_of
+
+
+@pytest.fixture(scope="module")
+def finished(trained):
+    return trained[0]
+
+
+def command(name, *arguments):
+    """The command in this process: its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        main_of(import_module(f"srrl.{name}").COMMAND, [str(a) for a in arguments])
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+    status, out, error = call("export", finished, "--format", "packed")
+    assert status == 0, error
+    return finished / "student-packed.safetensors", out
+
+
+def test_export_prints_file_size_and_check(exported):
+    path, out = exported
+    assert str(path) in out and f"{path.stat().st_size / 1e6:.3f} MB" in out
+    assert "largest difference 0 on 64 test pictures" in out
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["task"] == "binary" and json.loads(metadata["classes"]) == list("0123456789")
+    assert "/" not in metadata["network"]  # nothing of the machine it was trained on
+    assert sum(t.dtype == torch.uint8 for t in load_file(path).values()) == 6
+
+
+def test_the_file_predicts_as_the_run_does(exported, finished, tmp_path):
+    path, _ = exported
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    simulated = srrl.load(finished)
+    simulated.model.to(memory_format=torch.channels_last)  # another layout may round otherwise
+    assert srrl.load(path)(image) == simulated(image)
+    cv2.imwrite(str(tmp_path / "digit.png"), image)
+    assert command("predict", path, tmp_path / "digit.png", "--out", tmp_path / "out") == 0
+    with open(tmp_path / "out/predictions.csv", newline="") as file:
+        table = {r["class"]: float(r["probability"]) for r in csv.DictReader(file)}
+    assert table == {g.name: round(g.probability, 5) for g in simulated(image)}
+
+
+def test_export_refuses_in_one_line(exported, finished, capsys):
+    path, _ = exported
+    for arguments, message in [
+        (["--format", "packed"], "exists: choose another --out, nothing is overwritten"),
+        (["--format", "onnx"], "--format onnx is not one that task binary can write: expected packed"),
+    ]:
+        assert command("export", finished, *arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    with pytest.raises(srrl.UserError, match="holds the student alone: for the teacher, give the run"):
+        srrl.load(path, "teacher")
+    with pytest.raises(srrl.UserError, match="was not written by python -m srrl.export"):
+        srrl.load(finished / "weights/student.safetensors")
+
+
+def test_a_file_that_differs_is_not_kept(finished, tmp_path, monkeypatch):
+    from srrl_tasks.binary import packed_file
+
+    right = packed_file._signs
+    monkeypatch.setattr(packed_file, "_signs", lambda bits, weight: -right(bits, weight))
+    assert command("export", finished, "--format", "packed", "--out", tmp_path / "wrong") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_benchmark_times_the_packed_form(finished, tmp_path, capsys):
+    file = tmp_path / "speed.json"
+    assert command("benchmark", finished, "--rounds", "1", "--skip-loading", "--json", file) == 0
+    assert "student, packed" in capsys.readouterr().out
+    found = json.loads(file.read_text())["latency_ms"]["1 threads"]
+    assert set(found) == {"teacher", "student", "baseline", "student, packed"}
+
+
+def test_report_gives_the_accuracy_of_each_stage(finished):
+    results = json.loads((finished / "results.json").read_text())
+    opened = open_run(finished)
+    data = opened.task.prepare(opened.cfg, lambda text: None, evaluation=True)
+    first = opened.task.build_student(opened.task.stages(opened.cfg)[0][1]).eval()
+    for name in ("baseline", "student"):
+        stages = results[name]["stages"]
+        assert list(stages) == ["stage1", "final"]
+        assert stages["final"]["top1"] == results[name]["top1"]
+        first.load_state_dict(load_file(finished / f"weights/{name}-stage1.safetensors"))
+        samples = [data.test[i] for i in range(len(data.test))]
+        x = torch.stack([torch.as_tensor(s["image"]) for s in samples]).float() / 255
+        with torch.no_grad():
+            guessed = first(x).argmax(1)
+        right = sum(int(g) == int(s["label"]) for g, s in zip(guessed, samples, strict=True))
+        assert stages["stage1"]["top1"] == pytest.approx(100 * right / len(samples))
+    assert "stages" not in results["teacher"]
+    report = (finished / "report.md").read_text()
+    assert "top1 (%) by stage of training" in report
