@@ -52,7 +52,7 @@ def test_the_file_predicts_as_the_run_does(exported, finished, tmp_path):
     simulated = srrl.load(finished)
     simulated.model.to(memory_format=torch.channels_last)  # another layout may round otherwise
     assert srrl.load(path)(image) == simulated(image)
-    cv2.imwrite(str(tmp_path / "digit.png"), image)
+    cv2.imwrite(str(tmp_path / "digit.png"), image[..., ::-1])
     assert command("predict", path, tmp_path / "digit.png", "--out", tmp_path / "out") == 0
     with open(tmp_path / "out/predictions.csv", newline="") as file:
         table = {r["class"]: float(r["probability"]) for r in csv.DictReader(file)}
