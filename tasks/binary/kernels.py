@@ -130,10 +130,11 @@ def _eight_signs(typing, values, at):
 
 
 @_compile
-def numbers_of(x, padding, numbers):
-    """Fills ``numbers`` (N, H + 2p, W + 2p, ⌈C/4⌉) uint16 with 16 · number of the table for the signs of x (N, H, W, C)."""
+def numbers_of(x, padding):
+    """16 · number of the table for the signs of x (N, H, W, C) float32: (N, H + 2p, W + 2p, ⌈C/4⌉) uint16."""
     batch, height, width, channels = x.shape
-    _, rows, columns, groups = numbers.shape
+    rows, columns, groups = height + 2 * padding, width + 2 * padding, -(-channels // GROUP)
+    numbers = np.empty((batch, rows, columns, groups), np.uint16)
     values, out = x.reshape(-1), numbers.reshape(-1)
     for n in range(batch):
         for i in range(rows):
@@ -156,6 +157,7 @@ def numbers_of(x, padding, numbers):
                         number += (values[at + k] >= 0) << k
                     out[to] = 16 * number
                     at, to, left = at + GROUP, to + 1, left - GROUP
+    return numbers
 
 
 @_compile
@@ -199,8 +201,9 @@ def _tile(numbers, weights, tables, longest, tile, starts, begin, sums):
 
 
 @_compile
-def convolve(numbers, weights, tables, longest, stride, alpha, out):
-    """out (N, H, W, C) float32 = α of each channel · the dot products of ``numbers`` and ``weights`` (see weight_nibbles)."""
+def convolve(x, padding, weights, tables, longest, stride, alpha, out):
+    """out (N, H', W', K) float32 = α of each channel · the sums of table entries for x (N, H, W, C) float32 and weights."""
+    numbers = numbers_of(x, padding)
     starts = _starts(numbers, stride, out)
     sums = np.empty((PIXELS, OUTPUTS), np.int16)
     channels, pixels = out.shape[3], starts.size - PIXELS
@@ -219,6 +222,95 @@ def convolve(numbers, weights, tables, longest, stride, alpha, out):
 
 
 @intrinsic
+def _finish(typing, width, sums, total, alpha, scale, shift, slope, fused, channel, shortcut, out, at):
+    """Behind the convolution, for ``width`` (a literal) channels from ``channel`` of the pixel whose output is at out[at].
+
+    In vectors by hand: a compiler that does not know that the arrays are apart makes each pixel check it.
+    """
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    lanes = width.literal_value
+
+    def generate(context, builder, signature, arguments):
+        def place(i, at, kind):
+            array = context.make_array(signature.args[i])(context, builder, arguments[i])
+            return builder.bitcast(builder.gep(array.data, [at]), ir.VectorType(kind, lanes).as_pointer())
+
+        real, channel, at = ir.FloatType(), arguments[8], arguments[11]
+        vector = ir.VectorType(real, lanes)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f32"
+        )
+        value = builder.sitofp(builder.load(place(1, arguments[2], short), align=2), vector)
+        a, b, c, d = (builder.load(place(i, channel, real), align=4) for i in (3, 4, 5, 6))
+        value = builder.fmul(value, a)
+        twice = builder.fadd(builder.fmul(value, b), c)
+        value = builder.select(arguments[7], builder.call(fma, [value, b, c]), twice)
+        value = builder.fadd(value, builder.load(place(9, at, real), align=4))
+        positive = builder.fcmp_ordered(">", value, ir.Constant(vector, [0.0] * lanes))
+        value = builder.select(positive, value, builder.fmul(value, d))
+        builder.store(value, place(10, at, real), align=4)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return (
+        types.void(width, sums, n, alpha, scale, shift, slope, types.boolean, n, shortcut, out, n),
+        generate,
+    )
+
+
+@_compile
+def convolve_unit(
+    x, padding, weights, tables, longest, stride, alpha, scale, shift, slope, fused, shortcut, out
+):
+    """The same, then BatchNorm as scale and shift, plus ``shortcut`` (shaped as out), then PReLU.
+
+    fused: whether BatchNorm rounds once (multiply-add) or twice, as torch's own does on the processor.
+    """
+    numbers = numbers_of(x, padding)
+    starts = _starts(numbers, stride, out)
+    sums = np.empty((PIXELS, OUTPUTS), np.int16)
+    channels, pixels = out.shape[3], starts.size - PIXELS
+    for tile in range(weights.shape[0]):
+        first = tile * OUTPUTS
+        valid = min(OUTPUTS, channels - first)
+        for begin in range(0, pixels, PIXELS):
+            _tile(numbers, weights, tables, longest, tile, starts, begin, sums)
+            for p in range(min(PIXELS, pixels - begin)):
+                at, total = (begin + p) * channels + first, p * OUTPUTS
+                for k in range(0, valid - 7, 8):
+                    _finish(
+                        8,
+                        sums,
+                        total + k,
+                        alpha,
+                        scale,
+                        shift,
+                        slope,
+                        fused,
+                        first + k,
+                        shortcut,
+                        out,
+                        at + k,
+                    )
+                for k in range(valid - valid % 8, valid):
+                    _finish(
+                        1,
+                        sums,
+                        total + k,
+                        alpha,
+                        scale,
+                        shift,
+                        slope,
+                        fused,
+                        first + k,
+                        shortcut,
+                        out,
+                        at + k,
+                    )
+
+
+@intrinsic
 def _multiply_add(typing, x, y, z):
     """x · y + z of float32, rounded once."""
 
@@ -226,40 +318,6 @@ def _multiply_add(typing, x, y, z):
         return builder.fma(*arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
-
-
-@_compile
-def convolve_unit(
-    numbers, weights, tables, longest, stride, alpha, scale, shift, slope, fused, shortcut, out
-):
-    """The same, then BatchNorm as scale and shift, plus ``shortcut`` (shaped as out), then PReLU.
-
-    fused: whether BatchNorm rounds once (multiply-add) or twice, as torch's own does on the processor.
-    """
-    starts = _starts(numbers, stride, out)
-    sums = np.empty((PIXELS, OUTPUTS), np.int16)
-    channels, pixels = out.shape[3], starts.size - PIXELS
-    result, added = out.reshape(-1), shortcut.reshape(-1)
-    for tile in range(weights.shape[0]):
-        first = tile * OUTPUTS
-        valid = min(OUTPUTS, channels - first)
-        here = slice(first, first + valid)
-        a, b, c, d = alpha[here], scale[here], shift[here], slope[here]
-        for begin in range(0, pixels, PIXELS):
-            _tile(numbers, weights, tables, longest, tile, starts, begin, sums)
-            for p in range(min(PIXELS, pixels - begin)):
-                at = (begin + p) * channels + first
-                to, plus, total = result[at : at + valid], added[at : at + valid], sums[p]
-                if fused:
-                    for k in range(valid):
-                        value = _multiply_add(np.float32(total[k]) * a[k], b[k], c[k]) + plus[k]
-                        below = value * d[k]
-                        to[k] = value if value > 0 else below
-                else:
-                    for k in range(valid):
-                        value = np.float32(total[k]) * a[k] * b[k] + c[k] + plus[k]
-                        below = value * d[k]
-                        to[k] = value if value > 0 else below
 
 
 @intrinsic

@@ -55,20 +55,10 @@ class PackedConv2d(nn.Module):
         self.longest = kernels.STEPS[factor - 1]
         self.alpha = (alpha.detach() * factor).numpy()  # exact: the factor is 1 or 2
 
-    def numbers(self, x: Tensor) -> np.ndarray:
-        """The signs of x (N, C, H, W) as the kernels read them, padding included."""
-        from . import kernels
-
+    def room(self, x: Tensor) -> Tensor:
+        """An output map for x, not filled. Raises ValueError for an x that does not fit."""
         if x.shape[1] != self.inputs:
             raise ValueError(f"{x.shape[1]} channels, expected {self.inputs}")
-        n, _, h, w = x.shape
-        groups = -(-self.inputs // kernels.GROUP)
-        numbers = np.empty((n, h + 2 * self.padding, w + 2 * self.padding, groups), np.uint16)
-        kernels.numbers_of(rows_of(x), self.padding, numbers)
-        return numbers
-
-    def room(self, x: Tensor) -> Tensor:
-        """An output map, not filled."""
         n, _, h, w = x.shape
         h, w = ((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in (h, w))
         if min(h, w) < 1:
@@ -80,7 +70,14 @@ class PackedConv2d(nn.Module):
 
         out = self.room(x)
         kernels.convolve(
-            self.numbers(x), self.weights, self.tables, self.longest, self.stride, self.alpha, rows_of(out)
+            rows_of(x),
+            self.padding,
+            self.weights,
+            self.tables,
+            self.longest,
+            self.stride,
+            self.alpha,
+            rows_of(out),
         )
         return out
 
@@ -116,7 +113,8 @@ class PackedUnit(nn.Module):
 
         conv, out = self.conv, self.conv.room(x)
         kernels.convolve_unit(
-            conv.numbers(x),
+            rows_of(x),
+            conv.padding,
             conv.weights,
             conv.tables,
             conv.longest,
