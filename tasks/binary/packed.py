@@ -158,7 +158,7 @@ class NormalizeRows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         n, h, w, c = rows.shape
-        out = (rows.reshape(n, h, w * c) - self.mean.repeat(w)) / self.std.repeat(w)
+        out = (rows.reshape(n, h, w * c) - self.mean.repeat(w)).div_(self.std.repeat(w))
         return out.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
