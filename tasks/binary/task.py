@@ -81,8 +81,11 @@ class BinaryTask(ClassificationTask):
         return pack(model), cfg
 
     def faster_forms(self, model: nn.Module) -> dict[str, nn.Module]:
+        from .layers import binary_layers
         from .packed import obstacle, pack
 
+        if any(layer.precision != "binary" for layer in binary_layers(model)):
+            return {}
         if why := obstacle():
             _tell_once(f"packed form not measured: {why}")
             return {}
