@@ -82,9 +82,10 @@ class BinaryTask(ClassificationTask):
 
     def faster_forms(self, model: nn.Module) -> dict[str, nn.Module]:
         from .layers import binary_layers
+        from .networks import BinaryNet
         from .packed import obstacle, pack
 
-        if any(layer.precision != "binary" for layer in binary_layers(model)):
+        if not isinstance(model, BinaryNet) or any(m.precision != "binary" for m in binary_layers(model)):
             return {}
         if why := obstacle():
             _tell_once(f"packed form not measured: {why}")
