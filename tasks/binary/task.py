@@ -20,6 +20,13 @@ class BinaryTask(ClassificationTask):
 
     name = "binary"
     default_width = 8
+    digits = {
+        "stage1_epochs": 100,
+        "epochs": 200,
+        "batch_size": 16,
+        "data": {"per_class": 5},
+        "teacher": {"epochs": 100},
+    }
     settings = BinarySettings
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
     formats = ("packed",)
