@@ -24,6 +24,7 @@ class BinaryTask(ClassificationTask):
         "stage1_epochs": 100,
         "epochs": 200,
         "batch_size": 16,
+        "threads": 1,
         "data": {"per_class": 5},
         "teacher": {"epochs": 100},
     }

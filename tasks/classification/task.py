@@ -31,7 +31,8 @@ class ClassificationTask(Task):
 
     default_width = 4  # of the student for the digits: with its usual width there would be little to gain
     # five labels a class: with all of them a student of this size has nothing to learn from a teacher
-    digits: dict[str, Any] = {"epochs": 100, "batch_size": 16, "data": {"per_class": 5}}
+    # and one thread, since two wait for each other longer than such networks compute
+    digits: dict[str, Any] = {"epochs": 100, "batch_size": 16, "threads": 1, "data": {"per_class": 5}}
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
         student = given.get("student") or {}
