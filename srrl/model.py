@@ -340,6 +340,11 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
 
+    def see(self, batch: dict[str, Tensor]) -> None:
+        """Shows the batch whose pictures come next to a teacher that asks for it with a method of this name."""
+        if hasattr(self.model, "see"):
+            self.model.see(batch)
+
     def forward_features(self, x: Tensor) -> Tensor:
         return self.model.forward_features(x)
 

@@ -130,6 +130,8 @@ class Distiller(nn.Module):
         """The batch's images as RGB 0–1 in the memory format that suits the student. UserError where they are too few."""
         if self.training and len(batch["image"]) < self.smallest_batch:
             raise UserError(f"method {self.name} needs a batch_size of {self.smallest_batch} or more")
+        if self.teacher is not None:
+            self.teacher.see(batch)
         return to_unit(batch["image"]).contiguous(memory_format=self.memory_format)
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -22,15 +22,9 @@ class DomainSettings(Section):
     val: str | None = None
     test: str | None = None
     format: str | None = Field(None, description="of val and test; None: found by itself")
-    share: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="of the target in what students learn on; below 1 a teacher with the target's statistics also judges "
-        "pictures of the source, where they do not fit it",
-    )
+    share: float = Field(0.5, ge=0, le=1, description="of the target in what students learn on")
     teacher_statistics: Literal["source", "target"] = Field(
-        "target", description="BatchNorm statistics of the teacher while it teaches"
+        "target", description="BatchNorm statistics of the teacher while it teaches about the target"
     )
     student_statistics: Literal["mixed", "target"] = Field(
         "target",

@@ -78,9 +78,9 @@ class _TwoDomains:
     def teaching(
         self, teacher: nn.Module, data: Data, cfg: RunSettings, say: Callable[[str], None]
     ) -> tuple[nn.Module, Dataset]:
-        """The teacher with the target's BatchNorm statistics, and the mixture of both domains."""
+        """The teacher with the target's BatchNorm statistics for its pictures, and the mixture of both domains."""
         from .mixture import Mixture
-        from .statistics import estimate_statistics
+        from .statistics import estimate_statistics, keep_both
 
         d, plain = cfg.cross_domain, data.unlabelled.plain()
         adapted = teacher
@@ -96,6 +96,8 @@ class _TwoDomains:
             self.notes[:] = [text]
             say(f"teacher: {text}")
         unlabelled = self.refined(data.unlabelled, adapted, cfg)
+        if adapted is not teacher:
+            adapted = keep_both(adapted, teacher)
         return adapted, Mixture(data.train, unlabelled, d.share, cfg.seed)
 
     def settle(self, student: nn.Module, data: Data, cfg: RunSettings) -> None:

@@ -123,9 +123,9 @@ def test_labels_of_the_target_are_not_looked_at(tmp_path):
     [
         ({"method": "dkd"}, "label of every sample"),
         ({"method": "crd"}, "label of every sample"),
-        ({"added_kd": 0}, "added_kd above 0"),
+        ({"added_kd": 0, "cross_domain": {"share": 1}}, "added_kd above 0"),
         ({"method": "at", "cross_domain": {"share": 1}}, "a smaller share"),
-        ({"method": "at", "cross_domain": {"confidence": 1, "share": 0.5}}, "confidence needs kd"),
+        ({"method": "at", "cross_domain": {"confidence": 1}}, "confidence needs kd"),
         ({"sr_form": "pearson", "cross_domain": {"confidence": 1}}, "whole batches"),
         ({"cross_domain": {"base": "classifikation"}}, "did you mean 'classification'"),
         ({"cross_domain": {"base": "cross_domain"}}, "choose the task"),
@@ -227,7 +227,7 @@ def test_unlabelled_faces_are_cropped_around_what_the_teacher_finds():
     synthetic = {"n_train": 12, "n_val": 4, "n_test": 4}
     task, cfg = settings(
         {
-            "cross_domain": {"base": "faces", "share": 0.5},
+            "cross_domain": {"base": "faces"},
             "image_size": 64,
             "data": {"synthetic": synthetic},
             "student": {"width": 4, "decoder": [8, 8, 8]},

@@ -19,7 +19,7 @@ from srrl_tasks.classification.dataset import MemoryImages  # noqa: E402
 from srrl_tasks.classification.settings import AugmentSettings  # noqa: E402
 from srrl_tasks.cross_domain.criterion import DomainCriterion  # noqa: E402
 from srrl_tasks.cross_domain.mixture import Mixture  # noqa: E402
-from srrl_tasks.cross_domain.statistics import estimate_statistics  # noqa: E402
+from srrl_tasks.cross_domain.statistics import estimate_statistics, keep_both  # noqa: E402
 
 
 class Numbers(Dataset):
@@ -165,3 +165,45 @@ def test_workers_get_the_same_mixture():
     alone = next(iter(DataLoader(mixture, batch_sampler=keys)))
     helped = next(iter(DataLoader(mixture, batch_sampler=keys, num_workers=1)))
     assert torch.equal(alone["image"], helped["image"])
+
+
+def test_each_sample_is_judged_with_the_statistics_of_its_domain():
+    """A teacher of both against two plain ones, in prediction, stages and what the distiller makes of it."""
+    from srrl_tasks.classification.networks import build_network
+
+    from srrl.distillers import build_distiller
+    from srrl.distillers.base import MethodSettings
+
+    def network(seed):
+        torch.manual_seed(seed)
+        return build_network("resnet8", 5, width=4, pretrained=False, mean=(0.5,) * 3, std=(0.25,) * 3).eval()
+
+    source = network(0)
+    pictures = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
+    estimate_statistics(source, MemoryImages(torch.randint(0, 60, (64, 3, 16, 16)).byte(), torch.zeros(64)))
+    target, both = network(0), network(0)
+    other = MemoryImages(torch.randint(120, 256, (64, 3, 16, 16)).byte(), torch.zeros(64))
+    estimate_statistics(target, other)
+    estimate_statistics(both, other)
+    both = keep_both(both, source)
+    marked = torch.tensor([True, False, False, True, True, False])
+    x = pictures.float() / 255
+    with torch.no_grad():
+        expected = torch.where(marked[:, None], source(x), target(x))
+        assert not torch.allclose(source(x), target(x), atol=1e-3)
+        assert torch.equal(both(x), target(x))
+        both.see({"labelled": marked})
+        assert torch.equal(both(x), expected)
+        maps = both.forward_intermediates(x)
+        for found, a, b in zip(maps, source.forward_intermediates(x), target.forward_intermediates(x)):
+            assert torch.equal(found, torch.where(marked[:, None, None, None], a, b))
+        assert torch.equal(both(x[:4]), target(x[:4]))  # not the batch that was announced
+        both.see({})
+        assert torch.equal(both(x), target(x))
+    batch = {"image": pictures, "label": torch.tensor([1, -100, -100, 2, 3, -100]), "labelled": marked}
+    settings = MethodSettings(kd_weight=1.0)
+    loss = build_distiller("kd", network(1), both, DomainCriterion(CrossEntropyCriterion()), settings)(batch)
+    student = network(1)
+    output = student(x).double() / 4
+    kl = (expected.double() / 4).softmax(1) * ((expected.double() / 4).log_softmax(1) - output.log_softmax(1))
+    assert float(loss["kd"]) == pytest.approx(float(16 * kl.sum(1).mean().detach()), rel=1e-4)
