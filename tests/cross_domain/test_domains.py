@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from coloured import TINY, colours, pack
 from safetensors.torch import load_file
 from small_run import call, write_face
 
-from srrl.config import resolve
+from srrl.config import read_yaml, resolve
 from srrl.errors import UserError
 from srrl.task import Task, get_task
 
@@ -252,6 +253,13 @@ def test_unlabelled_faces_are_cropped_around_what_the_teacher_finds():
     batch = [mixture[0, i] for i in range(4)]
     assert sorted(s["labelled"] for s in batch) == [False, False, True, True]
     assert teacher is not network
+
+
+def test_the_config_for_photographs_is_one_of_faces():
+    given = read_yaml(Path(__file__).resolve().parents[2] / "configs" / "cross-faces.yaml")
+    task, cfg = settings(given)
+    assert task.metric == "nme" and cfg.cross_domain.base == "faces" and cfg.data.train is None
+    assert sum(p.numel() for p in task.build_student(cfg).parameters()) < 0.7e6
 
 
 def test_photographs_without_a_face_are_an_error(tmp_path):
