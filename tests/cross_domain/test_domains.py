@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from small_run import call, write_face
 
 from srrl.config import read_yaml, resolve
 from srrl.errors import UserError
+from srrl.evaluate import COMMAND
 from srrl.task import Task, get_task
 
 
@@ -65,37 +67,43 @@ def test_results_are_of_the_target_with_the_source_beside(run):
     assert "statistics" in (folder / "report.md").read_text()
 
 
+def evaluated(folder, out, *more):
+    """The figures that the command writes, in this process."""
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    assert COMMAND.run(parser.parse_args([str(folder), "--json", str(out), *map(str, more)])) == 0
+    return json.loads(out.read_text())
+
+
 def test_evaluate_repeats_the_figures_and_takes_other_data(run, domains, tmp_path):
     folder, _ = run
-    status, _, error = call("evaluate", folder, "--json", tmp_path / "again.json")
-    assert status == 0, error
-    ours, again = (json.loads(f.read_text()) for f in (folder / "results.json", tmp_path / "again.json"))
+    ours = json.loads((folder / "results.json").read_text())
+    again = evaluated(folder, tmp_path / "again.json")
     for model in ("teacher", "student", "baseline"):
         for key in ("top1", "source_top1"):
             assert again[model][key] == ours[model][key]
-    status, _, error = call("evaluate", folder, "--data", domains[0], "--json", tmp_path / "other.json")
-    assert status == 0, error
-    other = json.loads((tmp_path / "other.json").read_text())
+    other = evaluated(folder, tmp_path / "other.json", "--data", domains[0])
     assert other["student"]["top1"] == ours["student"]["source_top1"]  # the source's own test pictures
     assert "source_top1" not in other["student"]
 
 
-def test_saved_teacher_keeps_the_statistics_it_was_trained_with(run, domains, tmp_path):
-    """The target's are for teaching: the same run without them has the same teacher, and another student."""
-    folder, _ = run
+def test_the_teacher_itself_keeps_the_statistics_it_was_trained_with(run, domains):
+    """What teaches is a copy; the given one, whose weights the run has saved, is as it was."""
     archive, flat, test = domains
-    arguments = [f"data.train={archive}", f"cross_domain.train={flat}", f"cross_domain.test={test}", *TINY]
-    own = "cross_domain.teacher_statistics=source"
-    status, _, error = call(
-        "train", "--task", "cross_domain", *arguments, own, "baseline=false", "--run-dir", tmp_path / "r"
+    cross = {"train": str(flat), "test": str(test)}
+    task, cfg = settings(
+        {"data": {"train": str(archive)}, "teacher": {"arch": "resnet8", "width": 8}, "cross_domain": cross}
     )
-    assert status == 0, error
-    one, two = (
-        {m: load_file(f / "weights" / f"{m}-last.safetensors") for m in ("teacher", "student")}
-        for f in (folder, tmp_path / "r")
-    )
-    assert all(torch.equal(v, two["teacher"][k]) for k, v in one["teacher"].items())
-    assert not all(torch.equal(v, two["student"][k]) for k, v in one["student"].items())
+    data = task.prepare(cfg, lambda text: None)
+    teacher = task.build_teacher(cfg)
+    teacher.load_state_dict(load_file(run[0] / "weights" / "teacher.safetensors"))
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    adapted, _ = task.teaching(teacher, data, cfg, lambda text: None)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    changed = {k for k, v in adapted.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all("running" in k or "num_batches" in k for k in changed)
+    cfg.cross_domain.teacher_statistics = "source"
+    assert task.teaching(teacher, data, cfg, lambda text: None)[0] is teacher
 
 
 def test_labels_of_the_target_are_not_looked_at(tmp_path):
