@@ -51,6 +51,7 @@ class _TwoDomains:
     name = CrossDomainTask.name
 
     def __init__(self):
+        super().__init__()
         self.source: Data | None = None
         self.notes: list[str] = []
 
