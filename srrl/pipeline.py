@@ -197,7 +197,7 @@ class Pipeline:
         def validate(model: nn.Module) -> dict[str, float]:
             if samples is not None:
                 task.settle(model, data, cfg)
-            return task.evaluate(model, data.val, cfg)
+            return task.evaluate(model, task.validation(data, teacher=samples is None), cfg)
 
         trainer = Trainer(
             distiller,

@@ -133,6 +133,10 @@ class Task:
     def begin_stage(self, model: nn.Module) -> None:
         """Makes a student that has just taken over the weights of the stage before ready for its own."""
 
+    def validation(self, data: Data, *, teacher: bool) -> Dataset:
+        """The samples that choose the best epoch, of the teacher or of a student."""
+        return data.val
+
     def teaching(
         self, teacher: nn.Module, data: Data, cfg: RunSettings, say: Callable[[str], None]
     ) -> tuple[nn.Module, Dataset]:

@@ -53,6 +53,8 @@ class _TwoDomains:
     def __init__(self):
         super().__init__()
         self.source: Data | None = None
+        self.source_val: Dataset | None = None
+        self.units = {**self.units, f"source_{self.metric}": self.unit}
         self.notes: list[str] = []
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class _TwoDomains:
         if not evaluation:
             check(cfg)
         self.source = source = super().prepare(cfg, say, evaluation=evaluation)
+        self.source_val = source.val
         paths = {"train": d.train, "val": d.val, "test": d.test, "format": d.format}
         target = self.target_domain(cfg, source, paths, say, evaluation=evaluation)
         details = {
@@ -75,6 +78,10 @@ class _TwoDomains:
         if target.test is source.test:
             self.source = None  # there is nothing else to compare its figures with
         return replace(target, train=source.train, name=f"{source.name} to {target.name}", details=details)
+
+    def validation(self, data: Data, *, teacher: bool) -> Dataset:
+        """The source's for the teacher, which is to know that domain: in the target it is chosen by chance."""
+        return self.source_val if teacher else data.val
 
     def teaching(
         self, teacher: nn.Module, data: Data, cfg: RunSettings, say: Callable[[str], None]

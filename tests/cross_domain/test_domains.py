@@ -18,6 +18,8 @@ from small_run import call, write_face
 from srrl.config import read_yaml, resolve
 from srrl.errors import UserError
 from srrl.evaluate import COMMAND
+from srrl.pipeline import Pipeline
+from srrl.runs import RunFolder
 from srrl.task import Task, get_task
 
 
@@ -104,6 +106,35 @@ def test_the_teacher_itself_keeps_the_statistics_it_was_trained_with(run, domain
     assert changed and all("running" in k or "num_batches" in k for k in changed)
     cfg.cross_domain.teacher_statistics = "source"
     assert task.teaching(teacher, data, cfg, lambda text: None)[0] is teacher
+
+
+def test_the_teacher_is_chosen_in_the_source_and_students_in_the_target(tmp_path):
+    """Validation of each phase, seen by its pictures: those of the target are dark."""
+    source, dark = colours(tmp_path / "source"), colours(tmp_path / "dark")
+    for file in dark.rglob("*.png"):
+        assert cv2.imwrite(str(file), (cv2.imread(str(file)) * 0.3).astype(np.uint8))
+    task, cfg = settings(
+        {
+            "data": {"train": str(source)},
+            "cross_domain": {"train": str(dark)},
+            "epochs": 1,
+            "batch_size": 8,
+            "teacher": {"arch": "resnet8", "width": 8},
+            "student": {"arch": "resnet8", "width": 4},
+        }
+    )
+    seen = []
+    evaluate = type(task).evaluate
+
+    def watched(model, dataset, cfg, *, full=False):
+        if not full:
+            seen.append(dataset.images.float().mean() < 60)
+        return evaluate(task, model, dataset, cfg, full=full)
+
+    task.evaluate = watched
+    Pipeline(task, cfg, RunFolder.create("cross_domain", tmp_path / "run"), say=lambda text: None).run()
+    # teacher; adapted and own statistics in the target; baseline; student; then the last epochs on the test pictures
+    assert seen[:5] == [False, True, True, True, True]
 
 
 def test_labels_of_the_target_are_not_looked_at(tmp_path):
