@@ -43,7 +43,9 @@ def target_domain(
         unlabelled = build_dataset(cfg, samples, "train", say)
         say(f"data: target {paths['train']}: {len(unlabelled)} pictures without labels")
     sets: dict[str, Any] = {}
-    for split in (cfg.score,) if evaluation else dict.fromkeys(("val", cfg.score)):
+    for split in dict.fromkeys((cfg.score, "val")):
+        if evaluation and sets:  # validation is scored where there is nothing else, as the run did
+            break
         found = _labelled(paths, split, say)
         if found is not None:
             sets[split] = build_dataset(

@@ -46,7 +46,9 @@ def target_domain(
             cfg, found_faces(Path(paths["train"]).expanduser(), scheme, cfg, say), scheme
         )
     sets: dict[str, FaceDataset] = {}
-    for split in (cfg.score,) if evaluation else dict.fromkeys(("val", cfg.score)):
+    for split in dict.fromkeys((cfg.score, "val")):
+        if evaluation and sets:  # validation is scored where there is nothing else, as the run did
+            break
         records = _labelled(paths, split, cfg)
         if records is not None:
             if len(records[0].points) != scheme.n_points:

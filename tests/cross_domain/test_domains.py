@@ -216,6 +216,18 @@ def test_tuning_reads_no_test_pictures(domains):
         task.prepare(cfg, lambda text: None)
 
 
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_a_target_with_validation_pictures_alone_is_scored_on_them(domains, evaluation):
+    """The source has test pictures, but of the other domain: a run and evaluate take the target's."""
+    archive, flat, labelled = domains
+    cross = {"train": str(flat), "val": str(labelled)}
+    task, cfg = settings({"data": {"train": str(archive)}, "cross_domain": cross})
+    task.prepare(cfg, lambda text: None)
+    data = task.prepare(cfg, lambda text: None, evaluation=evaluation)
+    assert data.details["split"] == "val" and len(data.test) == 28
+    assert data.test.images.float().mean() < 60  # the dark ones
+
+
 def test_a_task_without_another_domain_cannot_be_the_base():
     class Own(Task):
         name = "own"
