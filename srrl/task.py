@@ -51,6 +51,28 @@ class Data:
         """The same with the final figures on the validation split, whatever test split there is."""
         return replace(self, test=self.val, details={**self.details, "split": "val"})
 
+    def of_target(
+        self,
+        name: str,
+        label: str,
+        sets: dict[str, Dataset],
+        unlabelled: Dataset | None,
+        say: Callable[[str], None],
+    ) -> Data:
+        """Data of another domain than this one: its labelled ``sets`` (val, test) where it has them, else this one's.
+
+        ``unlabelled`` is None for an evaluation.
+        """
+        if "val" not in sets and unlabelled is not None:
+            say("data: nothing labelled in the target to choose the epoch with: the source's is taken")
+        if not sets:
+            say("data: nothing labelled in the target: all figures are those of the source")
+        split = next((s for s in ("test", "val") if s in sets), None)
+        details = {**self.details, "split": split or self.details["split"], "label": label}
+        test = sets[split] if split else self.test
+        val = sets.get("val", self.val)
+        return Data(None, val, test, name, self.protocol, self.image_size, details, unlabelled)
+
     def shortened(self, count: int) -> Data:
         """The same with at most ``count`` samples to validate and to score, where the data sets can be shortened."""
         short = {s: getattr(self, s) for s in ("val", "test")}

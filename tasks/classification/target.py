@@ -52,15 +52,7 @@ def target_domain(
                 cfg, renumbered(found, tuple(cfg.data.classes), f"cross_domain.{split}"), split, say
             )
     name = data_name(Path(paths["train"] or paths["test"] or paths["val"]))
-    details = {"split": "test" if "test" in sets else "val" if "val" in sets else source.details["split"]}
-    if "val" not in sets and not evaluation:
-        say("data: no labelled pictures of the target to choose the epoch with: the source's are taken")
-    if not sets:
-        say("data: no labelled pictures of the target: all figures are those of the source")
-    test = sets.get("test") or sets.get("val") or source.test
-    return Data(
-        None, sets.get("val") or source.val, test, name, source.protocol, cfg.image_size, details, unlabelled
-    )
+    return source.of_target(name, name, sets, unlabelled, say)
 
 
 def _pictures(path: str, format: str | None) -> Samples:

@@ -60,19 +60,8 @@ def target_domain(
             sets[split] = build_dataset(cfg, verified, scheme, train=False)
             say(f"data: target: {split} {len(sets[split])} labelled faces")
     name = data_name(paths["train"] or paths["test"] or paths["val"])
-    details = {
-        **source.details,
-        "split": "test" if "test" in sets else "val" if "val" in sets else source.details["split"],
-        "label": "photographs" if sets else source.details["label"],
-    }
-    if "val" not in sets and not evaluation:
-        say("data: no labelled faces of the target to choose the epoch with: the source's are taken")
-    if not sets:
-        say("data: no labelled faces of the target: all figures are those of the source")
-    test = sets.get("test") or sets.get("val") or source.test
-    return Data(
-        None, sets.get("val") or source.val, test, name, source.protocol, cfg.image_size, details, unlabelled
-    )
+    label = "photographs" if sets else source.details["label"]
+    return source.of_target(name, label, sets, unlabelled, say)
 
 
 def found_faces(path: Path, scheme: Scheme, cfg: FacesSettings, say: Callable[[str], None]) -> Records:
