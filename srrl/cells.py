@@ -52,7 +52,8 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
     loss = set(MethodSettings.model_fields)
     base = cfg.model_dump(mode="json")
     # named by the cell, without effect, or written into the cell's settings by its data
-    unread = {"method", "seed", "baseline", "threads", "data.workers"} | task.open_to_data(cfg)
+    unread = {"method", "seed", "baseline", "threads", "data.workers", "teacher.memory", "teacher.memory_gb"}
+    unread |= task.open_to_data(cfg)
     expected = []
     if cfg.teacher.checkpoint is None and needs_teacher(cells):
         skip = unread | loss | {"student", "teacher.checkpoint", "score"}

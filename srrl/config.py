@@ -79,6 +79,12 @@ class TeacherSettings(ModelSettings):
         None, ge=0, description="None: as many as the student; 0: a pretrained one as it comes"
     )
     lr: float | None = Field(None, gt=0, description="None: optim.lr, as the student")
+    memory: str | None = Field(
+        None,
+        description="a folder where its last maps are kept for other runs that see the same batches, such as the cells of "
+        "a comparison with one seed: on a CPU its pass is then paid once",
+    )
+    memory_gb: float = Field(16.0, gt=0, description="how large that folder may become")
 
 
 class StudentSettings(ModelSettings):

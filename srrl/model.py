@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from srrl.errors import UserError
 from srrl.zoo import timm_model, torchvision_model
+
+if TYPE_CHECKING:
+    from srrl.memory import MapMemory
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -335,6 +338,7 @@ class Frozen(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.feature_channels = model.feature_channels
+        self.memory: MapMemory | None = None  # of the maps of batches seen before
         self.eval()
 
     def train(self, mode: bool = True) -> Frozen:
@@ -346,6 +350,8 @@ class Frozen(nn.Module):
             self.model.see(batch)
 
     def forward_features(self, x: Tensor) -> Tensor:
+        if self.memory is not None:
+            return self.memory.recall(x, self.model.forward_features)
         return self.model.forward_features(x)
 
     def forward_head(self, features: Tensor) -> Tensor:

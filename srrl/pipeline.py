@@ -18,6 +18,7 @@ from srrl.config import OptimSettings, RunSettings, dump
 from srrl.distillers import build_distiller, check_method
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
+from srrl.memory import MapMemory
 from srrl.processes import first_then_all
 from srrl.runs import MetricsLog, RunFolder
 from srrl.task import Data, Task
@@ -193,6 +194,11 @@ class Pipeline:
             last_weights=run.weights(f"{phase}-last"),
         )
         distiller = build_distiller(method, model, teacher, task.criterion(cfg), cfg.method_settings())
+        if cfg.teacher.memory and distiller.teacher is not None:
+            folder, gigabytes = Path(cfg.teacher.memory), cfg.teacher.memory_gb
+            distiller.teacher.memory = MapMemory(
+                folder, gigabytes, distiller.teacher, self.say, compiled=cfg.compile
+            )
 
         def validate(model: nn.Module) -> dict[str, float]:
             if samples is not None:

@@ -19,18 +19,20 @@ MODELS = ("teacher", "student", "baseline")
 
 
 @contextlib.contextmanager
-def atomic(path: Path):
+def atomic(path: Path, durable: bool = True):
     """Gives a temporary path beside ``path``, renamed over it on success and removed on failure.
 
-    The file is flushed to the disk before the rename, so that a crash leaves the old file or the new one, never half.
+    The file is flushed to the disk before the rename, so that a crash leaves the old file or the new one, never half;
+    ``durable=False`` leaves the flush out, for what can be made again and carries a checksum.
     Raises RunError (exit 1) where the disk is full or not writable; what stood at ``path`` is untouched then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        if durable:
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(

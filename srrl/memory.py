@@ -1,0 +1,106 @@
+"""A teacher's maps kept on disk by what it saw, so that runs that see the same batches compute them once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from srrl.checkpoint import read_export, save_export
+from srrl.errors import UserError
+from srrl.runs import atomic
+
+if TYPE_CHECKING:
+    from srrl.model import Frozen
+
+TASK = "teacher map"  # what the files say they are
+
+
+class MapMemory:
+    """The last map (N, C, h, w) or (N, …) of one teacher for each batch it has been shown, a file of ``folder`` each.
+
+    A file is found by a digest of the batch's values, of the teacher's weights and of the precision, and holds the very
+    bits that were computed: a run is the same with it and without it. Runs see the same batches where they share the
+    seed, the data and the augmentation, as the cells of a comparison do. Nothing is kept beyond ``gigabytes`` in all.
+    Damaged files are named and computed again. ``compiled`` says that recall is called from a compiled step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        gigabytes: float,
+        teacher: Frozen,
+        say: Callable[[str], None] = print,
+        *,
+        compiled: bool = False,
+    ):
+        if hasattr(teacher.model, "see"):
+            raise UserError(
+                "teacher.memory keeps what a teacher makes of a batch's pictures alone, and this task's also goes by the "
+                "domain that each comes from: leave teacher.memory out"
+            )
+        self.folder, self.say = folder, say
+        if (
+            compiled
+        ):  # files and digests stay outside; only then, because the compiler takes seconds to import
+            self.recall = torch.compiler.disable(self.recall)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"teacher.memory={folder} is not a folder that can be made ({error.strerror})"
+            ) from error
+        self.limit = gigabytes * 1e9
+        self.size = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+        self.teacher = hashlib.blake2b(digest_size=16)
+        for name, value in sorted(teacher.model.state_dict().items()):
+            self.teacher.update(name.encode())
+            self.teacher.update(_bytes(value))
+
+    def recall(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The map kept for ``x``, or ``compute(x)``, which is kept."""
+        path = self.path(x)
+        if path.is_file():
+            try:
+                kept, tensors = read_export(path)
+                value = tensors["map"].to(x.device)
+                return value.permute(0, 3, 1, 2) if kept["layout"] == "nhwc" else value
+            except UserError as error:
+                self.say(f"teacher.memory: {error}; computed again")
+        value = compute(x)
+        if self.size < self.limit:
+            self.keep(path, value)
+        return value
+
+    def path(self, x: Tensor) -> Path:
+        """Where the map for ``x`` is, or would be."""
+        key = self.teacher.copy()
+        device = x.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        key.update(f"{tuple(x.shape)} {x.dtype} {precision} {_layout(x)}".encode())
+        key.update(_bytes(x))
+        name = key.hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+    def keep(self, path: Path, value: Tensor) -> None:
+        """Writes a map; the layout in memory is kept as well, on which the order of later sums depends."""
+        layout = _layout(value)
+        stored = value.permute(0, 2, 3, 1) if layout == "nhwc" else value
+        with atomic(path, durable=False) as temporary:
+            save_export(temporary, {"map": stored}, {"task": TASK, "layout": layout})
+        self.size += path.stat().st_size
+        if self.size >= self.limit:
+            self.say(f"teacher.memory: {self.folder} has reached teacher.memory_gb, nothing more is kept")
+
+
+def _layout(value: Tensor) -> str:
+    last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    return "nhwc" if last and not value.is_contiguous() else "plain"
+
+
+def _bytes(value: Tensor) -> memoryview:
+    return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
