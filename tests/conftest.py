@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: one thread each, or they wait for each other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # tests run side by side: one thread each, or they wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from srrl.task import ensure_tasks_importable
