@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from srrl import runs
 from srrl.checkpoint import load_weights, save_weights
 from srrl.config import OptimSettings, RunSettings, dump
 from srrl.distillers import build_distiller, check_method
+from srrl.distillers.base import Distiller
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
 from srrl.memory import MapMemory
@@ -141,39 +142,54 @@ class Pipeline:
                 save_weights(run.weights("teacher"), model, phase="teacher")
             return model, {}
         optim = cfg.optim.model_copy(update={"lr": cfg.teacher.lr or cfg.optim.lr})
-        return self.fit("teacher", "none", model, None, data, epochs, optim)
+        distiller = self.distiller("none", model, None)
+        outcome = self.fit("teacher", distiller, data, epochs, optim)
+        return self.chosen("teacher", distiller), outcome
 
     def student(
         self, phase: str, method: str, data: Data, teacher: nn.Module | None, samples: Dataset
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """The student under ``method`` on ``samples``; baseline and student start from the same weights."""
+        """The student under ``method`` on ``samples``; baseline and student start from the same weights.
+
+        A later stage goes on from the last epoch of the one before, with what is trained beside the student (a connector)
+        as well: a fresh connector would ask of the student that it learn its features anew.
+        """
         cfg = self.cfg
         torch.manual_seed(cfg.seed)
-        before: nn.Module | None = None
+        before: dict[str, Tensor] | None = None
         for suffix, stage in self.task.stages(cfg):
             model = self.task.build_student(stage)
+            distiller = self.distiller(method, model, teacher)
             if before is not None:
-                model.load_state_dict(before.state_dict())
+                distiller.load_trainable_state(before)
                 self.task.begin_stage(model)
             elif cfg.student.init:
                 load_weights(model, weights_of(cfg.student.init, "student"), "student")
-            before, outcome = self.fit(
-                phase + suffix, method, model, teacher, data, stage.epochs, stage.optim, samples
+            outcome = self.fit(phase + suffix, distiller, data, stage.epochs, stage.optim, samples)
+            before = distiller.trainable_state()
+        return self.chosen(phase, distiller), outcome
+
+    def distiller(self, method: str, student: nn.Module, teacher: nn.Module | None) -> Distiller:
+        """The method around a student, as the settings describe it."""
+        cfg = self.cfg
+        distiller = build_distiller(method, student, teacher, self.task.criterion(cfg), cfg.method_settings())
+        if cfg.teacher.memory and distiller.teacher is not None:
+            folder, gigabytes = Path(cfg.teacher.memory), cfg.teacher.memory_gb
+            distiller.teacher.memory = MapMemory(
+                folder, gigabytes, distiller.teacher, self.say, compiled=cfg.compile
             )
-        return before, outcome
+        return distiller
 
     def fit(
         self,
         phase: str,
-        method: str,
-        model: nn.Module,
-        teacher: nn.Module | None,
+        distiller: Distiller,
         data: Data,
         epochs: int,
-        optim: OptimSettings | None = None,
+        optim: OptimSettings,
         samples: Dataset | None = None,
-    ) -> tuple[nn.Module, dict[str, Any]]:
-        """Trains one network: it with the weights that validation chose, and the figures of the best and the last epoch.
+    ) -> dict[str, Any]:
+        """Trains one network to its last epoch, and gives the figures of the best and of the last.
 
         A teacher learns on ``data.train``, a student on ``samples``.
         """
@@ -183,7 +199,7 @@ class Pipeline:
             epochs=epochs,
             batch_size=cfg.batch_size,
             seed=cfg.seed,
-            optim=optim or cfg.optim,
+            optim=optim,
             metric=task.metric,
             higher=task.higher,
             workers=cfg.data.workers,
@@ -193,12 +209,6 @@ class Pipeline:
             best_weights=run.weights(phase),
             last_weights=run.weights(f"{phase}-last"),
         )
-        distiller = build_distiller(method, model, teacher, task.criterion(cfg), cfg.method_settings())
-        if cfg.teacher.memory and distiller.teacher is not None:
-            folder, gigabytes = Path(cfg.teacher.memory), cfg.teacher.memory_gb
-            distiller.teacher.memory = MapMemory(
-                folder, gigabytes, distiller.teacher, self.say, compiled=cfg.compile
-            )
 
         def validate(model: nn.Module) -> dict[str, float]:
             if samples is not None:
@@ -217,10 +227,13 @@ class Pipeline:
         )
         outcome = trainer.fit()
         self.accelerator.free_memory()
+        return {"best": outcome["best"], "last": outcome["last"]}
+
+    def chosen(self, phase: str, distiller: Distiller) -> nn.Module:
+        """The network of a finished phase, with the weights that validation chose."""
         model = distiller.student
-        load_weights(model, run.weights(phase), phase)
-        model.to(self.accelerator.device)
-        return model, {"best": outcome["best"], "last": outcome["last"]}
+        load_weights(model, self.run_folder.weights(phase), phase)
+        return model.to(self.accelerator.device)
 
 
 def weights_of(path: str, name: str) -> Path:

@@ -147,8 +147,8 @@ class Task:
     def stages(self, cfg: RunSettings) -> list[tuple[str, RunSettings]]:
         """The trainings of a student, one after the other: what is added to the phase's name, and the settings of each.
 
-        The last one's addition is empty. Between two of them the next network takes over the weights, and
-        :meth:`begin_stage` is called.
+        The last one's addition is empty. Between two of them the next network takes over the weights of the last
+        epoch, and :meth:`begin_stage` is called.
         """
         return [("", cfg)]
 

@@ -1,5 +1,6 @@
 """Binary layers against loops, operation counts against published ones, and the two stages of training."""
 
+import argparse
 import json
 
 import numpy as np
@@ -12,7 +13,11 @@ from srrl_tasks.binary.networks import binary_resnet, count_operations, packed_s
 from srrl_tasks.binary.settings import BinarySettings
 from srrl_tasks.binary.task import BinaryTask
 
+from srrl.checkpoint import load_state
 from srrl.errors import UserError
+from srrl.pipeline import Pipeline
+from srrl.runs import RunFolder
+from srrl.train import resolve_settings
 
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
@@ -145,6 +150,28 @@ def test_run_trains_both_stages_and_reports_operations(trained, tmp_path):
     assert status == 0, error
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["student"]["top1"] == pytest.approx(student["top1"])
+
+
+def test_the_connector_goes_on_into_the_second_stage(tiny, tmp_path):
+    args = argparse.Namespace(
+        config=None, overrides=[*tiny, "baseline=false", "epochs=1"], task="binary", quick=False
+    )
+    task, cfg = resolve_settings(args)
+
+    def with_idle_second(cfg):  # what the second stage ends with is then what it began with
+        first, (suffix, second) = BinaryTask.stages(task, cfg)
+        second = second.model_copy(deep=True)
+        second.optim.lr = 1e-12
+        return [first, (suffix, second)]
+
+    task.stages = with_idle_second
+    run = RunFolder(tmp_path / "run")
+    Pipeline(task, cfg, run, say=lambda _: None).run()
+    first, second = (load_state(run.checkpoint(name))["model"] for name in ("student-stage1", "student"))
+    connector = [k for k in first if k.startswith("connector.") and k.endswith("weight")]
+    assert connector and any(k.startswith("student.") for k in first)
+    for key in [k for k in first if k.endswith("weight")]:
+        torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=1e-6)
 
 
 def test_methods_that_keep_a_head_are_for_one_stage(tiny, tmp_path):
