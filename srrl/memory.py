@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srrl.checkpoint import read_export, save_export
 from srrl.errors import UserError
 from srrl.runs import atomic
-
-if TYPE_CHECKING:
-    from srrl.model import Frozen
 
 TASK = "teacher map"  # what the files say they are
 
@@ -33,20 +29,19 @@ class MapMemory:
         self,
         folder: Path,
         gigabytes: float,
-        teacher: Frozen,
+        teacher: nn.Module,
         say: Callable[[str], None] = print,
         *,
         compiled: bool = False,
     ):
-        if hasattr(teacher.model, "see"):
+        if hasattr(teacher, "see"):
             raise UserError(
                 "teacher.memory keeps what a teacher makes of a batch's pictures alone, and this task's also goes by the "
                 "domain that each comes from: leave teacher.memory out"
             )
         self.folder, self.say = folder, say
-        if (
-            compiled
-        ):  # files and digests stay outside; only then, because the compiler takes seconds to import
+        if compiled:
+            # files and digests stay outside; asked for only then, because the compiler takes seconds to import
             self.recall = torch.compiler.disable(self.recall)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +51,8 @@ class MapMemory:
             ) from error
         self.limit = gigabytes * 1e9
         self.size = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
-        self.teacher = hashlib.blake2b(digest_size=16)
-        for name, value in sorted(teacher.model.state_dict().items()):
+        self.teacher = hashlib.blake2b(repr(teacher).encode(), digest_size=16)  # strides are no weights
+        for name, value in sorted(teacher.state_dict().items()):
             self.teacher.update(name.encode())
             self.teacher.update(_bytes(value))
 

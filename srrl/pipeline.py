@@ -176,7 +176,7 @@ class Pipeline:
         if cfg.teacher.memory and distiller.teacher is not None:
             folder, gigabytes = Path(cfg.teacher.memory), cfg.teacher.memory_gb
             distiller.teacher.memory = MapMemory(
-                folder, gigabytes, distiller.teacher, self.say, compiled=cfg.compile
+                folder, gigabytes, distiller.teacher.model, self.say, compiled=cfg.compile
             )
         return distiller
 

@@ -14,7 +14,6 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import UserError
 from srrl.memory import MapMemory
-from srrl.model import Frozen
 from srrl.trainer import Phase, Trainer
 
 BATCHES = 2 * 5  # epochs × batches of the runs below
@@ -47,7 +46,7 @@ def run(method, folder=None, *, seed=0, gigabytes=1.0, said=None):
     )
     if folder is not None:
         say = (lambda _: None) if said is None else said.append
-        distiller.teacher.memory = MapMemory(folder, gigabytes, distiller.teacher, say)
+        distiller.teacher.memory = MapMemory(folder, gigabytes, distiller.teacher.model, say)
     before = distiller.teacher.model.passes
     phase = Phase("student", 2, 6, seed, OptimSettings(lr=0.02), workers=0)
     Trainer(distiller, KeyedDataset(Colours(30), seed=seed), phase, say=lambda _: None).fit()
@@ -100,7 +99,7 @@ def test_nothing_is_kept_beyond_the_limit(tmp_path):
 
 
 def test_what_would_change_the_map_has_a_file_of_its_own(tmp_path):
-    teacher = Frozen(Counted())
+    teacher = Counted()
     memory = MapMemory(tmp_path, 1.0, teacher)
     x = torch.rand(4, 3, 8, 8)
     paths = {memory.path(x), memory.path(x.double()), memory.path(x + 1e-6)}
@@ -117,7 +116,7 @@ def test_what_would_change_the_map_has_a_file_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_map_comes_back_in_its_layout_and_type(tmp_path, layout):
-    memory = MapMemory(tmp_path, 1.0, Frozen(Counted()))
+    memory = MapMemory(tmp_path, 1.0, Counted())
     x = torch.rand(2, 3, 8, 8)
     made = torch.randn(2, 5, 4, 4).contiguous(memory_format=layout).to(torch.bfloat16)
     memory.recall(x, lambda _: made)
@@ -129,10 +128,10 @@ def test_a_teacher_that_goes_by_more_than_the_pictures_is_refused(tmp_path):
     model = Counted()
     model.see = lambda batch: None
     with pytest.raises(UserError, match="leave teacher.memory out"):
-        MapMemory(tmp_path, 1.0, Frozen(model))
+        MapMemory(tmp_path, 1.0, model)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_of_the_user(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="teacher.memory"):
-        MapMemory(tmp_path / "file" / "maps", 1.0, Frozen(Counted()))
+        MapMemory(tmp_path / "file" / "maps", 1.0, Counted())
