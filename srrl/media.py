@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SPLITS = ("train", "val", "test")
+SPLIT_ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 # what Pillow raises for a damaged file, depending on the format and the place of the damage
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error)
+
+
+def split_named(folder: str) -> str | None:
+    """The split (train, val or test) that a folder's name means, if any."""
+    name = SPLIT_ALIASES.get(folder.lower(), folder.lower())
+    return name if name in SPLITS else None
+
+
+def learnable(parts: Sequence[Sequence[str]]) -> list[bool]:
+    """Which pictures, named by their path's parts, may be learned from: those of train/ where it is there.
+
+    Otherwise all but those of val/ and test/, which are kept to measure with.
+    """
+    splits = [split_named(p[0]) if len(p) > 1 else None for p in parts]
+    return [s == "train" if "train" in splits else s is None for s in splits]
 
 
 def to_rgb(image: Any) -> np.ndarray:

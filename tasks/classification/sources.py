@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import IMAGE_EXTENSIONS, to_rgb
+from srrl.media import IMAGE_EXTENSIONS, SPLITS, learnable, split_named, to_rgb
 
-SPLITS = ("train", "val", "test")
-ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 # mean and deviation of the training pixels, as the field uses them; the default is ImageNet's
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -134,16 +132,14 @@ NO_LABEL = -100  # what torch's cross-entropy leaves out
 
 
 def pictures_in(path: Path) -> Samples:
-    """All pictures of a folder or .tar file, at any depth, without labels; those of its train/ where it has splits.
+    """All pictures of a folder or .tar file, at any depth, without labels; those of its train/ where it has that.
 
-    Raises UserError for a path without pictures, and for an archive that is damaged.
+    Without it, those in a val/ and a test/ are left out. Raises UserError for a path without pictures, and for an archive
+    that is damaged.
     """
     names, read = _names(path, "expected a folder with pictures, which need no labels")
-    parts = _parts(path, names)
-    # a folder of splits: each picture lies in one
-    splits = [_split(p[0]) if len(p) > 1 else None for p in parts]
-    if "train" in splits and all(splits):
-        names = [n for n, s in zip(names, splits, strict=True) if s == "train"]
+    kept = learnable(_parts(path, names))
+    names = [n for n, keep in zip(names, kept, strict=True) if keep]
     if not names:
         raise UserError(f"{path.absolute()} holds no pictures: expected some, which need no labels")
     where = lambda name: f"{path}/{name}"  # noqa: E731 - for messages
@@ -176,11 +172,11 @@ def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]
     names, read = _names(path, expected)
     parts = _parts(path, names)
     # pictures two levels below a folder named like a split make it one; otherwise a class may be called "test"
-    has_splits = any(_split(p[0]) and len(p) > 2 for p in parts)
+    has_splits = any(split_named(p[0]) and len(p) > 2 for p in parts)
     groups: dict[str, dict[str, list[str]]] = {}
     left_out = 0
     for name, p in zip(names, parts, strict=True):
-        split, rest = (_split(p[0]), p[1:]) if has_splits else ("train", p)
+        split, rest = (split_named(p[0]), p[1:]) if has_splits else ("train", p)
         if split and len(rest) > 1:
             groups.setdefault(split, {}).setdefault(rest[0], []).append(name)
         else:
@@ -204,12 +200,6 @@ def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]
         labels = np.array([label for _, label in entries])
         splits[split] = Samples([name for name, _ in entries], labels, classes, read, where)
     return splits
-
-
-def _split(name: str) -> str | None:
-    """The split that a folder's name means, if any."""
-    name = ALIASES.get(name.lower(), name.lower())
-    return name if name in SPLITS else None
 
 
 def _files(path: Path) -> list[str]:

@@ -31,6 +31,7 @@ def target_domain(
     evaluation: bool = False,
 ) -> Data:
     """See :meth:`srrl.task.Task.target_domain`. Raises UserError for paths without usable pictures."""
+    _check_format(paths)
     if not any(paths[k] for k in ("train", "val", "test")):
         return _textured(cfg, source, say, evaluation)
     unlabelled = None
@@ -55,6 +56,21 @@ def target_domain(
     return source.of_target(name, name, sets, unlabelled, say)
 
 
+def _check_format(paths: dict[str, str | None]) -> None:
+    """UserError for a format that is none, that has no path, or that has no such split."""
+    format = paths["format"]
+    known = ("folder", *PUBLISHED)
+    if format is not None and format not in known:
+        raise UserError(f"cross_domain.format={format} is not known: expected one of {', '.join(known)}")
+    if format is not None and not any(paths[k] for k in ("train", "val", "test")):
+        raise UserError(f"cross_domain.format={format} needs cross_domain.train, the folder that holds it")
+    if format in PUBLISHED and paths["val"]:
+        raise UserError(
+            f"cross_domain.val: {format} has no validation pictures, only test ones: give a folder of your own pictures "
+            "without cross_domain.format, or leave it out"
+        )
+
+
 def _pictures(path: str, format: str | None) -> Samples:
     """The pictures to train on, their labels taken away where they have some."""
     if format in PUBLISHED:
@@ -71,7 +87,10 @@ def _labelled(paths: dict[str, str | None], split: str, say: Callable[[str], Non
         return torchvision_set(paths["format"], path, "test", False) if path else None
     if own:
         parts = folder(Path(own).expanduser(), say)
-        return parts.get(split) or next(iter(parts.values()))
+        alone = list(parts) == ["train"] and own != paths["train"]  # folders of classes without splits
+        if split not in parts and not alone:
+            raise UserError(f"cross_domain.{split}={own} has no {split} pictures, only {', '.join(parts)}")
+        return parts.get(split) or parts["train"]
     try:
         return folder(Path(paths["train"] or "").expanduser(), lambda text: None).get(split)
     except UserError:  # pictures without folders of classes, which is what they may be

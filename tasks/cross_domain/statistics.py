@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -15,21 +16,28 @@ SAMPLES = 1024  # for a mean and a variance a channel, each over all pixels
 
 
 @torch.no_grad()
-def estimate_statistics(model: nn.Module, dataset: Dataset, count: int = SAMPLES) -> None:
+def estimate_statistics(
+    model: nn.Module, dataset: Dataset, count: int = SAMPLES, *, frozen: bool = True
+) -> None:
     """Replaces the running mean and variance of every BatchNorm by their averages over batches of ``dataset``.
 
-    Up to ``count`` samples, evenly spread. Everything else stays as it is, dropout off; the modes are put back.
+    At most ``count`` samples, evenly spread and then shuffled, in batches of about the same size: pictures often lie class
+    by class, and a batch of one class knows nothing of the variance between classes. ``frozen=False`` leaves out layers
+    whose weights do not learn while others' do, such as those of a teacher's head in a student. Everything else stays as
+    it is, dropout off; the modes are put back.
     """
     layers = batch_norms(model)
+    if not frozen and any(p.requires_grad for p in model.parameters()):
+        layers = [m for m in layers if m.weight is None or m.weight.requires_grad]
     if not layers:
         return
     modes = {m: m.training for m in model.modules()}
     momenta = [m.momentum for m in layers]
     device = next(model.parameters()).device
-    chosen = range(0, len(dataset), max(1, len(dataset) // count))
-    batches = [list(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches.pop()  # the variance of one sample is nothing where a map is 1×1
+    total = min(count, len(dataset))
+    chosen = np.linspace(0, len(dataset) - 1, total).round().astype(int)
+    shuffled = np.random.default_rng(0xADA).permutation(chosen)
+    batches = [part.tolist() for part in np.array_split(shuffled, max(1, round(total / BATCH)))]
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=getattr(dataset, "collate", None))
     with contextlib.ExitStack() as after:
         after.callback(lambda: [setattr(m, "training", was) for m, was in modes.items()])

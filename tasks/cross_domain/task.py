@@ -70,14 +70,16 @@ class _TwoDomains:
         self.source_val = source.val
         paths = {"train": d.train, "val": d.val, "test": d.test, "format": d.format}
         target = self.target_domain(cfg, source, paths, say, evaluation=evaluation)
-        details = {
-            **target.details,
-            "label": f"{source.details.get('label', source.name)} → {target.details.get('label', target.name)}",
-            "notes": self.notes,
-        }
+        here, there = (d.details.get("label", d.name) for d in (source, target))
+        name, label = f"{source.name} to {target.name}", f"{here} → {there}"
         if target.test is source.test:
             self.source = None  # there is nothing else to compare its figures with
-        return replace(target, train=source.train, name=f"{source.name} to {target.name}", details=details)
+            name, label = f"{source.name} for {target.name}", f"{here}, taught for {target.name}"
+            self.notes[:] = [
+                "Nothing in the target is labelled: **all figures are those of the source domain.**"
+            ]
+        details = {**target.details, "label": label, "notes": self.notes}
+        return replace(target, train=source.train, name=name, details=details)
 
     def validation(self, data: Data, *, teacher: bool) -> Dataset:
         """The source's for the teacher, which is to know that domain: in the target it is chosen by chance."""
@@ -97,11 +99,13 @@ class _TwoDomains:
             estimate_statistics(adapted, self.refined(plain, teacher, cfg))
             figures = self.evaluate(adapted, data.val, cfg)
             before = self.evaluate(teacher, data.val, cfg)[self.metric]
+            whose = "source" if data.val is self.source_val else "target"
             text = (
                 f"With the target's BatchNorm statistics, as it teaches, the teacher has a {self.metric} of "
-                f"{figures[self.metric]:.3f} {self.unit} on the validation pictures, against {before:.3f} {self.unit}."
+                f"{figures[self.metric]:.3f} {self.unit} on the {whose}'s validation pictures, against {before:.3f} "
+                f"{self.unit}."
             )
-            self.notes[:] = [text]
+            self.notes.append(text)
             say(f"teacher: {text}")
         unlabelled = self.refined(data.unlabelled, adapted, cfg)
         if adapted is not teacher:
@@ -113,7 +117,7 @@ class _TwoDomains:
         from .statistics import estimate_statistics
 
         if cfg.cross_domain.student_statistics == "target":
-            estimate_statistics(student, data.unlabelled.plain())
+            estimate_statistics(student, data.unlabelled.plain(), frozen=False)
 
     def criterion(self, cfg: RunSettings) -> Criterion:
         from .criterion import DomainCriterion

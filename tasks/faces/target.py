@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from srrl.errors import UserError
+from srrl.media import learnable
 from srrl.task import Data
 
-from .data import build_dataset, data_name, measurable, read_for_evaluation
+from .data import build_dataset, data_name, measurable
 from .dataset import FaceDataset
 from .detect import FaceDetector
 from .readers import detect, has_split, read
@@ -65,16 +66,17 @@ def target_domain(
 
 
 def found_faces(path: Path, scheme: Scheme, cfg: FacesSettings, say: Callable[[str], None]) -> Records:
-    """The largest face that the detector finds in each picture below a folder (in its train/, where it has that).
+    """The largest face that the detector finds in each picture below a folder: in its train/ where it has that.
 
-    Points are NaN. Raises UserError for a folder without pictures, and where no face is found.
+    Pictures in a val/ or a test/ are left out. Points are NaN. Raises UserError for a folder without pictures, and where no face is found.
     """
     if not path.is_dir():
         raise UserError(f"cross_domain.train={path} is no folder: expected one with photographs")
-    root = path / "train" if (path / "train").is_dir() else path
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS)
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS)
+    kept = learnable([file.relative_to(path).parts for file in files])
+    files = [file for file, keep in zip(files, kept, strict=True) if keep]
     if not files:
-        raise UserError(f"{root.absolute()} holds no pictures: expected some, which need no labels")
+        raise UserError(f"{path.absolute()} holds no pictures: expected some, which need no labels")
     skip = cfg.data.on_error == "skip"
 
     def look(chunk: list[Path]) -> list[tuple[float, float, float, float] | None]:
@@ -95,13 +97,13 @@ def found_faces(path: Path, scheme: Scheme, cfg: FacesSettings, say: Callable[[s
         rects = [rect for found in pool.map(look, chunks, chunksize=1) for rect in found]
     points = np.full((scheme.n_points, 2), np.nan)
     records = [
-        FaceRecord(name=str(file.relative_to(root)), points=points, image=file, crop_rect=rect)
+        FaceRecord(name=str(file.relative_to(path)), points=points, image=file, crop_rect=rect)
         for file, rect in zip(files, rects, strict=True)
         if rect is not None
     ]
     if not records:
-        raise UserError(f"the detector finds no face in the {len(files)} pictures of {root.absolute()}")
-    say(f"data: target {root}: {len(files)} pictures without labels, a face found in {len(records)}")
+        raise UserError(f"the detector finds no face in the {len(files)} pictures of {path.absolute()}")
+    say(f"data: target {path}: {len(files)} pictures without labels, a face found in {len(records)}")
     return Records(records)
 
 
@@ -118,7 +120,8 @@ def _unlabelled(cfg: FacesSettings, records: Records, scheme: Scheme) -> FaceDat
 def _labelled(paths: dict[str, str | None], split: str, cfg: FacesSettings) -> Records | None:
     """Labelled faces of a split: those that its path names, else the part of that name beside the ones to train on."""
     if paths[split]:
-        return read_for_evaluation(paths[split], paths["format"], cfg.data.on_error)[0]
+        part = split if Path(paths[split]).expanduser().is_dir() else None
+        return read(paths[split], paths["format"], part, on_error=cfg.data.on_error)
     if not paths["train"]:
         return None
     try:

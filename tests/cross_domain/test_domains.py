@@ -14,6 +14,10 @@ import torch
 from coloured import TINY, colours, pack
 from safetensors.torch import load_file
 from small_run import call, write_face
+from srrl_tasks.classification.sources import pictures_in
+from srrl_tasks.faces import target as faces_target
+from srrl_tasks.faces.schemes import scheme_for
+from srrl_tasks.faces.target import found_faces
 
 from srrl.config import read_yaml, resolve
 from srrl.errors import UserError
@@ -156,6 +160,69 @@ def test_labels_of_the_target_are_not_looked_at(tmp_path):
         found.append(sorted(bytes(image.numpy()) for image in data.unlabelled.images))
         assert data.test is data.val or len(data.test) == 28  # the source's, where the target has none
     assert found[0] == found[1] == found[2] == found[3]
+
+
+@pytest.mark.parametrize("split_name", ["val", "test", "validation"])
+def test_what_is_kept_to_measure_with_is_not_learned_from(tmp_path, split_name):
+    """Pictures at the top or in folders of any name, and labelled ones in val/ or test/ beside them."""
+    root = colours(tmp_path / "target", splits=(split_name,))
+    first = next(root.rglob("*.png"))
+    shutil.copy(first, root / "one.png")
+    (root / "evening").mkdir()
+    shutil.copy(first, root / "evening" / "two.png")
+    assert pictures_in(root).entries == ["evening/two.png", "one.png"]
+    assert len(pictures_in(pack(root, tmp_path / "target.tar"))) == 2
+    (root / "train").mkdir()
+    shutil.copy(first, root / "train" / "three.png")
+    assert pictures_in(root).entries == ["train/three.png"]
+
+
+def test_photographs_to_measure_with_are_not_learned_from(tmp_path):
+    task, cfg = settings({"cross_domain": {"base": "faces"}})
+    write_face(tmp_path / "photos" / "test", "one", 0)
+    with pytest.raises(UserError, match="holds no pictures"):
+        found_faces(tmp_path / "photos", scheme_for(68), cfg, lambda text: None)
+
+
+def test_each_split_of_photographs_is_read_from_its_own_part(tmp_path):
+    for split, count in (("val", 2), ("test", 3)):
+        for i in range(count):
+            write_face(tmp_path / split, f"{split}{i}", i)
+    task, cfg = settings({"cross_domain": {"base": "faces"}})
+    paths = dict.fromkeys(("train", "format")) | dict.fromkeys(("val", "test"), str(tmp_path))
+    for split, count in (("val", 2), ("test", 3)):
+        records = faces_target._labelled(paths, split, cfg)
+        assert [split in r.name for r in records] == [True] * count
+
+
+@pytest.mark.parametrize(
+    "cross, message",
+    [
+        ({"format": "xyz", "train": "{}"}, "format=xyz is not known"),
+        ({"format": "cifar10"}, "needs cross_domain.train"),
+        ({"format": "svhn", "train": "{}", "val": "{}"}, "no validation pictures"),
+        ({"train": "{}", "test": "{}"}, "has no test pictures, only train, val"),
+    ],
+)
+def test_a_split_that_is_not_there_is_not_another_one(tmp_path, cross, message):
+    root = colours(tmp_path / "target", splits=("train", "val"))
+    cross = {k: v.format(root) for k, v in cross.items()}
+    source = colours(tmp_path / "source")
+    task, cfg = settings({"data": {"train": str(source)}, "cross_domain": cross})
+    with pytest.raises(UserError, match=message):
+        task.prepare(cfg, lambda text: None)
+
+
+def test_a_target_without_labels_is_not_reported_as_measured(domains):
+    archive, flat, _ = domains
+    task, cfg = settings({"data": {"train": str(archive)}, "cross_domain": {"train": str(flat)}})
+    data = task.prepare(cfg, lambda text: None)
+    assert data.name == "bright for night" and "→" not in data.details["label"]
+    said = []
+    task.teaching(task.build_teacher(cfg), data, cfg, said.append)
+    notes = " ".join(data.details["notes"])
+    assert "all figures are those of the source domain" in notes
+    assert "on the source's validation pictures" in notes and "source's validation" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -314,9 +381,6 @@ def test_the_config_for_photographs_is_one_of_faces():
 
 
 def test_photographs_without_a_face_are_an_error(tmp_path):
-    from srrl_tasks.faces.schemes import scheme_for
-    from srrl_tasks.faces.target import found_faces
-
     task, cfg = settings({"cross_domain": {"base": "faces"}})
     write_face(tmp_path / "dots", "one", 0)
     for path, message in ((tmp_path / "dots", "finds no face in the 1"), (tmp_path / "gone", "no folder")):

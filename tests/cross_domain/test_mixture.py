@@ -154,9 +154,35 @@ def test_statistics_of_many_pictures_come_from_an_even_selection():
             self.asked.extend(keys)
             return super().__getitems__(keys)
 
-    data = Seen(torch.zeros(1000, 3, 8, 8, dtype=torch.uint8), torch.zeros(1000).long())
-    estimate_statistics(Net(), data, count=100)
-    assert data.asked == list(range(0, 1000, 10))
+    data = Seen(torch.zeros(1990, 3, 8, 8, dtype=torch.uint8), torch.zeros(1990).long())
+    estimate_statistics(Net(), data, count=1000)
+    asked = sorted(data.asked)
+    assert len(set(asked)) == 1000 and (asked[0], asked[-1]) == (0, 1989)
+    assert max(b - a for a, b in zip(asked, asked[1:])) <= 2 and asked != data.asked
+
+
+def test_statistics_of_pictures_that_lie_class_by_class_are_those_of_all():
+    """Ten grey levels, 64 pictures each, sorted: a batch of one class would have no variance at all."""
+    images = (
+        torch.arange(10).mul(25).repeat_interleave(64).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    )
+    net = Net()
+    estimate_statistics(net, MemoryImages(images.contiguous(), torch.zeros(640).long()))
+    maps = nn.functional.conv2d(images.double() / 255, net.conv.weight.double(), net.conv.bias.double())
+    flat = maps.permute(1, 0, 2, 3).flatten(1)
+    assert torch.allclose(net.bn.running_mean.double(), flat.mean(1), atol=1e-4)
+    assert torch.allclose(net.bn.running_var.double(), flat.var(1), rtol=0.05)
+
+
+def test_statistics_of_a_frozen_head_can_be_left_alone():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    net[1].requires_grad_(False)
+    images = torch.full((64, 3, 8, 8), 128, dtype=torch.uint8)
+    estimate_statistics(net, MemoryImages(images, torch.zeros(64).long()), frozen=False)
+    assert net[0].running_mean.mean() > 0.4 and net[1].running_mean.abs().max() == 0
+    net.requires_grad_(False)  # a teacher
+    estimate_statistics(net, MemoryImages(images, torch.zeros(64).long()), frozen=False)
+    assert net[1].num_batches_tracked == 1
 
 
 def test_workers_get_the_same_mixture():
