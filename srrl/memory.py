@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from srrl.checkpoint import read_export, save_export
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
 from srrl.runs import atomic
 
 TASK = "teacher map"  # what the files say they are
+RECOUNT = 256  # maps kept between two looks at what other processes keep in the folder
 
 
 class MapMemory:
@@ -49,12 +50,18 @@ class MapMemory:
             raise UserError(
                 f"teacher.memory={folder} is not a folder that can be made ({error.strerror})"
             ) from error
-        self.limit = gigabytes * 1e9
-        self.size = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
-        self.teacher = hashlib.blake2b(repr(teacher).encode(), digest_size=16)  # strides are no weights
-        for name, value in sorted(teacher.state_dict().items()):
-            self.teacher.update(name.encode())
-            self.teacher.update(_bytes(value))
+        self.limit, self.kept = gigabytes * 1e9, 0
+        self.teacher = _digest(teacher)
+        self.measure()
+
+    def measure(self) -> None:
+        """How large the folder is now, with what other runs keep in it; says so where it is full."""
+        self.size = sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
+        if self.size >= self.limit:
+            self.say(
+                f"teacher.memory: {self.folder} holds {self.size / 1e9:.1f} GB, as much as teacher.memory_gb allows: "
+                "nothing more is kept"
+            )
 
     def recall(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """The map kept for ``x``, or ``compute(x)``, which is kept."""
@@ -64,7 +71,7 @@ class MapMemory:
                 kept, tensors = read_export(path)
                 value = tensors["map"].to(x.device)
                 return value.permute(0, 3, 1, 2) if kept["layout"] == "nhwc" else value
-            except UserError as error:
+            except (UserError, OSError) as error:
                 self.say(f"teacher.memory: {error}; computed again")
         value = compute(x)
         if self.size < self.limit:
@@ -76,7 +83,7 @@ class MapMemory:
         key = self.teacher.copy()
         device = x.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        key.update(f"{tuple(x.shape)} {x.dtype} {precision} {_layout(x)}".encode())
+        key.update(f"{tuple(x.shape)} {x.dtype} {precision} {device} {_layout(x)}".encode())
         key.update(_bytes(x))
         name = key.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
@@ -85,11 +92,30 @@ class MapMemory:
         """Writes a map; the layout in memory is kept as well, on which the order of later sums depends."""
         layout = _layout(value)
         stored = value.permute(0, 2, 3, 1) if layout == "nhwc" else value
-        with atomic(path, durable=False) as temporary:
-            save_export(temporary, {"map": stored}, {"task": TASK, "layout": layout})
-        self.size += path.stat().st_size
-        if self.size >= self.limit:
-            self.say(f"teacher.memory: {self.folder} has reached teacher.memory_gb, nothing more is kept")
+        try:
+            with atomic(path, durable=False) as temporary:
+                save_export(temporary, {"map": stored}, {"task": TASK, "layout": layout})
+            self.size += path.stat().st_size
+        except (RunError, OSError) as error:
+            self.limit = 0.0
+            self.say(f"teacher.memory: {error}; nothing more is kept")
+            return
+        self.kept += 1
+        if self.size >= self.limit or self.kept % RECOUNT == 0:
+            self.measure()
+
+
+def _digest(model: nn.Module) -> hashlib.blake2b:
+    """Of all that a forward pass depends on: values, buffers that are not saved included, and settings of the layers."""
+    digest = hashlib.blake2b(repr(model).encode(), digest_size=16)
+    values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in sorted(values.items()):
+        digest.update(name.encode())
+        digest.update(_bytes(value))
+    for name, layer in model.named_modules():
+        plain = {k: v for k, v in vars(layer).items() if isinstance(v, (bool, int, float, str, tuple))}
+        digest.update(f"{name} {sorted(plain.items())}".encode())
+    return digest
 
 
 def _layout(value: Tensor) -> str:

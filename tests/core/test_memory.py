@@ -24,11 +24,11 @@ class Counted(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner, self.passes = tiny(8, seed=2), 0
+        self.inner, self.counted = tiny(8, seed=2), [0]
         self.feature_channels = self.inner.feature_channels
 
     def forward_features(self, x):
-        self.passes += 1
+        self.counted[0] += 1
         return self.inner.forward_features(x)
 
     def forward_head(self, features):
@@ -47,11 +47,11 @@ def run(method, folder=None, *, seed=0, gigabytes=1.0, said=None):
     if folder is not None:
         say = (lambda _: None) if said is None else said.append
         distiller.teacher.memory = MapMemory(folder, gigabytes, distiller.teacher.model, say)
-    before = distiller.teacher.model.passes
+    before = distiller.teacher.model.counted[0]
     phase = Phase("student", 2, 6, seed, OptimSettings(lr=0.02), workers=0)
     Trainer(distiller, KeyedDataset(Colours(30), seed=seed), phase, say=lambda _: None).fit()
     state = {k: v.clone() for k, v in distiller.trainable_state().items()}
-    return state, distiller.teacher.model.passes - before
+    return state, distiller.teacher.model.counted[0] - before
 
 
 def same(a, b):
@@ -95,7 +95,33 @@ def test_nothing_is_kept_beyond_the_limit(tmp_path):
     run("srrl", tmp_path / "part", gigabytes=2.5 * size / 1e9, said=said)
     assert len(list((tmp_path / "part").glob("*/*.safetensors"))) == 3
     assert len(said) == 1 and "teacher.memory_gb" in said[0]
-    assert run("srrl", tmp_path / "part", gigabytes=1e-9)[1] == BATCHES - 3
+    said = []
+    assert run("srrl", tmp_path / "part", gigabytes=1e-9, said=said)[1] == BATCHES - 3
+    assert len(said) == 1 and "nothing more is kept" in said[0]
+
+
+def test_a_disk_that_fails_ends_the_keeping_and_not_the_training(tmp_path, monkeypatch):
+    plain, _ = run("srrl")
+    said = []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("srrl.memory.save_export", full)
+    state, passes = run("srrl", tmp_path, said=said)
+    assert passes == BATCHES and same(plain, state)
+    assert len(said) == 1 and "No space left" in said[0] and "nothing more is kept" in said[0]
+
+
+def test_a_map_that_cannot_be_read_is_computed(tmp_path, monkeypatch):
+    plain, _ = run("srrl", tmp_path)
+
+    def broken(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("srrl.memory.read_export", broken)
+    state, passes = run("srrl", tmp_path)
+    assert passes == BATCHES and same(plain, state)
 
 
 def test_what_would_change_the_map_has_a_file_of_its_own(tmp_path):
@@ -110,7 +136,13 @@ def test_what_would_change_the_map_has_a_file_of_its_own(tmp_path):
     with torch.no_grad():
         next(other.parameters()).view(-1)[0] += 1e-6
     paths.add(MapMemory(tmp_path, 1.0, other).path(x))
-    assert len(paths) == 6
+    unsaved = copy.deepcopy(teacher)
+    unsaved.inner.normalize.mean.add_(0.1)
+    paths.add(MapMemory(tmp_path, 1.0, unsaved).path(x))
+    cut = copy.deepcopy(teacher)
+    cut.cut = "shallow"
+    paths.add(MapMemory(tmp_path, 1.0, cut).path(x))
+    assert len(paths) == 8
     assert MapMemory(tmp_path, 1.0, copy.deepcopy(teacher)).path(x.clone()) in paths
 
 
