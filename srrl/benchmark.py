@@ -53,10 +53,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "expected one run folder; or settings key.sub=value with --task NAME or --config FILE"
         )
-    from srrl.runs import environment, write_json
+    from srrl.runs import check_writable, environment, write_json
     from srrl.speed import latency, threads
 
+    check_writable("--json", args.json)
     task, cfg = settings_of(args)
+    task.check(cfg)
     cfg.teacher.pretrained = cfg.student.pretrained = False  # weights do not change the time
     data = None
     if not args.skip_epoch or task.open_to_data(cfg):

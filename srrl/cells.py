@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +46,11 @@ def needs_teacher(cells: list[Cell]) -> bool:
 
 def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> None:
     """UserError where OUT holds a teacher or a cell that these settings would not have made."""
-    from srrl.config import apply_overrides, differences, read_yaml, resolve
+    from srrl.config import differences, read_yaml, resolve
     from srrl.distillers import distiller_class
     from srrl.distillers.base import MethodSettings
 
     loss = set(MethodSettings.model_fields)
-    base = cfg.model_dump(mode="json")
     # named by the cell, without effect, or written into the cell's settings by its data
     unread = {"method", "seed", "baseline", "threads", "data.workers", "teacher.memory", "teacher.memory_gb"}
     unread |= task.open_to_data(cfg)
@@ -64,8 +64,7 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
         # the teacher's own settings are compared in its folder, and mean nothing to a method without one
         if cfg.teacher.checkpoint is None or not method.needs_teacher:
             skip |= {"teacher"}
-        own = resolve(task.settings, apply_overrides(base, list(cell.settings)))
-        expected.append((out / cell.name, skip, own))
+        expected.append((out / cell.name, skip, settings_of(task, cfg, cell)))
     for folder, skip, settings in expected:
         made = folder / "config.yaml"
         if not made.is_file():
@@ -79,8 +78,36 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
             )
 
 
-def shared_teacher(task: Task, cfg: RunSettings, folder: Path) -> Path:
-    """The shared teacher's weights, trained where they are not there yet."""
+def settings_of(task: Task, cfg: RunSettings, cell: Cell) -> RunSettings:
+    """What the cell's run is made with."""
+    from srrl.config import apply_overrides, resolve
+
+    own = [*cell.settings, f"method={cell.method}", f"seed={cell.seed}", "baseline=false"]
+    return resolve(task.settings, apply_overrides(cfg.model_dump(mode="json"), own))
+
+
+def check_methods(task: Task, cfg: RunSettings, cells: list[Cell]) -> None:
+    """Builds what each cell trains, once the data have said what ``cfg`` leaves open. UserError where something does not fit."""
+    from srrl.distillers import build_distiller
+
+    for cell in {(c.method, c.settings): c for c in cells}.values():
+        own = settings_of(task, cfg, cell)
+        own.teacher.pretrained = own.student.pretrained = False  # weights change nothing of it
+        stage = task.stages(own)[0][1]
+        build_distiller(
+            cell.method,
+            task.build_student(stage),
+            task.build_teacher(own),
+            task.criterion(own),
+            own.method_settings(),
+        )
+
+
+def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]) -> Path:
+    """The shared teacher's weights, trained where they are not there yet.
+
+    Before that, all that the cells need is tried: UserError then, and nothing is left behind.
+    """
     from srrl.interrupt import GracefulStop
     from srrl.pipeline import Pipeline
     from srrl.runs import RunFolder
@@ -88,10 +115,38 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path) -> Path:
     run = RunFolder(folder)
     done = folder / "finished"
     if not done.is_file():
-        with GracefulStop() as stop:
-            Pipeline(task, cfg, run, stop=stop).teach()
+        own = cfg.model_copy(
+            update={"method": "none"}
+        )  # of no method: what its cells need is checked for each
+        try:
+            with GracefulStop() as stop:
+                Pipeline(task, own, run, stop=stop).teach(lambda: check_methods(task, own, cells))
+        except UserError:
+            if not (folder / "checkpoints").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         done.touch()
     return run.weights("teacher")
+
+
+def check_teacher(out: Path, cells: list[Cell], checkpoint: str | Path) -> None:
+    """UserError where a cell of OUT learned from another teacher than the one in this file or run folder."""
+    import torch
+
+    from srrl.checkpoint import read_weights
+    from srrl.distillers import distiller_class
+    from srrl.pipeline import weights_of
+    from srrl.runs import RunFolder
+
+    runs = [RunFolder(out / c.name) for c in cells if distiller_class(c.method).needs_teacher]
+    runs = [run for run in runs if run.weights("teacher").is_file()]
+    expected = read_weights(weights_of(str(checkpoint), "teacher")) if runs else {}
+    for run in runs:
+        found = read_weights(run.weights("teacher"))
+        if found.keys() != expected.keys() or not all(torch.equal(found[k], v) for k, v in expected.items()):
+            raise UserError(
+                f"{run.path} learned from another teacher than {checkpoint}: remove it, or name another --out"
+            )
 
 
 def run_cells(out: Path, cells: list[Cell], jobs: int) -> dict[Cell, dict[str, Any]]:
@@ -100,9 +155,14 @@ def run_cells(out: Path, cells: list[Cell], jobs: int) -> dict[Cell, dict[str, A
 
     running: set[subprocess.Popen] = set()
     with GracefulStop() as stop, ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_run, out, cell, jobs, running, stop) for cell in cells]
+        waiting = {pool.submit(_run, out, cell, jobs, running, stop): cell for cell in cells}
         try:
-            return dict(zip(cells, (future.result() for future in waiting), strict=True))
+            done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+            errors = [future.exception() for future in done if future.exception() is not None]
+            # where a cell failed, the others were stopped because of it
+            for error in sorted(errors, key=lambda e: not isinstance(e, (UserError, RunError))):
+                raise error
+            return {cell: future.result() for future, cell in waiting.items()}
         except BaseException as error:
             stop.requested = error.signum if isinstance(error, Interrupted) else signal.SIGTERM
             for process in list(running):
@@ -140,10 +200,19 @@ def _run(
         if stop.requested is not None:
             raise Interrupted(stop.requested)
         if status:
+            stop.requested = signal.SIGTERM  # nothing new is begun
+            if status == 2:  # what it was given does not fit, and would not the next time
+                raise UserError(f"{cell.name}: {_last_line(Path(log.name))}")
             raise RunError(
                 f"{cell.name} ended with status {status}: see {log.name}; run the same command again to go on"
             )
     return json.loads(results.read_text(encoding="utf-8"))
+
+
+def _last_line(log: Path) -> str:
+    """What a command said last, less its own name before it."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return re.sub(r"^(\S+: )?error: ", "", lines[-1]) if lines else f"see {log}"
 
 
 def train_command(out: Path, cell: Cell) -> list[str]:

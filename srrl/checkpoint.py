@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zlib
 from pathlib import Path
@@ -40,9 +41,10 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: nn.Module, **metadata: str) -> None:
-    """The model's state dict as safetensors, atomically; ``metadata`` is kept in the file's header."""
+    """The model's state dict as safetensors, atomically; ``metadata`` and its normalisations are kept in the file's header."""
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    data = safetensors_bytes(state, metadata={"format": "pt", **metadata})
+    inputs = json.dumps(normalisations(model))
+    data = safetensors_bytes(state, metadata={"format": "pt", "normalisation": inputs, **metadata})
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
@@ -105,8 +107,27 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, path: str | Path, what: str = "model") -> None:
-    """Every tensor of the file into ``model``, strictly. Raises UserError naming the first thing that does not fit."""
+    """Every tensor of the file into ``model``, strictly, and the normalisation of pictures that it was trained with.
+
+    Raises UserError naming the first thing that does not fit.
+    """
     fit_weights(model, read_weights(path), what, str(path))
+    if Path(path).suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            normalise_as(model, json.loads((file.metadata() or {}).get("normalisation", "{}")))
+
+
+def normalisations(model: nn.Module) -> dict[str, Any]:
+    """How the parts of a model that normalise pictures do so, by their names."""
+    return {k: m.normalisation for k, m in model.named_modules() if hasattr(m, "normalisation")}
+
+
+def normalise_as(model: nn.Module, found: dict[str, Any]) -> None:
+    """The inverse of :func:`normalisations`; parts that the model does not have are passed over."""
+    parts = dict(model.named_modules())
+    for name, values in found.items():
+        if hasattr(parts.get(name), "normalisation"):
+            parts[name].normalisation = values
 
 
 def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: str) -> None:

@@ -76,14 +76,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from srrl.cells import Cell, check_cells, needs_teacher, run_cells, shared_teacher
+    from srrl.cells import (
+        Cell,
+        check_cells,
+        check_teacher,
+        needs_teacher,
+        run_cells,
+        settings_of,
+        shared_teacher,
+    )
     from srrl.comparison import tabulate, write_comparison
     from srrl.config import dump
     from srrl.grid import read_tuned, tabulate_grid, write_grid
     from srrl.interrupt import Interrupted
+    from srrl.pipeline import weights_of
     from srrl.runs import write_text
     from srrl.train import resolve_settings
 
+    for key, instead in (
+        ("method", "name them with --methods"),
+        ("baseline", "it is the row of method none"),
+    ):
+        if any(text.partition("=")[0].strip() == key for text in args.overrides):
+            raise UserError(f"{key}=… is for a single run; here {instead}")
     task, cfg = resolve_settings(args)
     if args.grid is not None and (args.probe is not None or args.tuned is not None):
         raise UserError("--grid tunes on validation; leave it out to compare with --tuned or --probe")
@@ -107,11 +122,17 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
     check_cells(task, out, cfg, cells)
+    if cfg.teacher.checkpoint is not None and needs_teacher(cells):
+        weights_of(cfg.teacher.checkpoint, "teacher")
+    for cell in cells:
+        task.check(settings_of(task, cfg, cell))
     probe_data = _probe_data(task, args.probe, cfg) if args.probe else None
     out.mkdir(parents=True, exist_ok=True)
     try:
         if cfg.teacher.checkpoint is None and needs_teacher(cells):
-            cfg.teacher.checkpoint = str(shared_teacher(task, cfg, out / "teacher"))
+            cfg.teacher.checkpoint = str(shared_teacher(task, cfg, out / "teacher", cells))
+        if needs_teacher(cells):
+            check_teacher(out, cells, cfg.teacher.checkpoint)
         write_text(out / "config.yaml", dump(cfg))
         finished = run_cells(out, cells, args.jobs)
     except Interrupted:

@@ -105,11 +105,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from srrl.api import open_run
     from srrl.report import side_by_side
-    from srrl.runs import write_json
+    from srrl.runs import check_writable, write_json
 
+    check_writable("--json", args.json)
     if args.format and not args.data:
         raise UserError("--format says what --data is: give both")
     opened = open_run(args.run, None if args.model == "all" else args.model)
+    fields = (type(opened.cfg).model_fields, type(opened.cfg.data).model_fields)
+    for option, given, known in (
+        ("--flip-test", args.flip_test, "flip_test" in fields[0]),
+        ("--box", args.box, "box" in fields[1]),
+    ):
+        if given and not known:
+            raise UserError(f"{option} is for faces, not for {opened.cfg.task}")
     changes: dict[str, Any] = {}
     if args.data:
         changes |= {"data": {"train": None, "val": None, "test": args.data, "format": args.format}}

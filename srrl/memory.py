@@ -17,6 +17,16 @@ TASK = "teacher map"  # what the files say they are
 RECOUNT = 256  # maps kept between two looks at what other processes keep in the folder
 
 
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder. Raises UserError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"teacher.memory={folder} is not a folder that can be made ({error.strerror})"
+        ) from error
+
+
 class MapMemory:
     """The last map (N, C, h, w) or (N, …) of one teacher for each batch it has been shown, a file of ``folder`` each.
 
@@ -44,12 +54,7 @@ class MapMemory:
         if compiled:
             # files and digests stay outside; asked for only then, because the compiler takes seconds to import
             self.recall = torch.compiler.disable(self.recall)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"teacher.memory={folder} is not a folder that can be made ({error.strerror})"
-            ) from error
+        prepare_folder(folder)
         self.limit, self.kept = gigabytes * 1e9, 0
         self.teacher = _digest(teacher)
         self.measure()

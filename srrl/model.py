@@ -48,6 +48,16 @@ class Normalize(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
+    @property
+    def normalisation(self) -> list[list[float]]:
+        """[mean, std], which travel with saved weights: they are what the network was trained with."""
+        return [self.mean.flatten().tolist(), self.std.flatten().tolist()]
+
+    @normalisation.setter
+    def normalisation(self, values: list[list[float]]) -> None:
+        for buffer, given in zip((self.mean, self.std), values, strict=True):
+            buffer.copy_(torch.tensor(given).view(1, -1, 1, 1))
+
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from srrl import runs
-from srrl.checkpoint import load_weights, save_weights
+from srrl.checkpoint import load_weights, normalisations, normalise_as, save_weights
 from srrl.config import OptimSettings, RunSettings, dump
 from srrl.distillers import build_distiller, check_method
 from srrl.distillers.base import Distiller
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
-from srrl.memory import MapMemory
+from srrl.memory import MapMemory, prepare_folder
 from srrl.processes import first_then_all
 from srrl.runs import MetricsLog, RunFolder
 from srrl.task import Data, Task
@@ -80,9 +80,11 @@ class Pipeline:
         with self.timed("evaluation"):
             return finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
 
-    def teach(self) -> None:
-        """The data and the teacher alone, for runs that share one."""
-        self.teacher(self.prepare())
+    def teach(self, ready: Callable[[], None]) -> None:
+        """The data and the teacher alone, for runs that share one; ``ready`` is called between the two."""
+        data = self.prepare()
+        ready()
+        self.teacher(data)
 
     def prepare(self) -> Data:
         """The first phase: the run folder's opening files, the device and the data."""
@@ -90,6 +92,9 @@ class Pipeline:
         if cfg.threads:
             torch.set_num_threads(cfg.threads)
         self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
+        self.task.check(cfg)
+        if cfg.teacher.memory:
+            prepare_folder(Path(cfg.teacher.memory))
         for path, name in ((cfg.teacher.checkpoint, "teacher"), (cfg.student.init, "student")):
             if path:  # before anything is trained
                 weights_of(path, name)
@@ -156,17 +161,18 @@ class Pipeline:
         """
         cfg = self.cfg
         torch.manual_seed(cfg.seed)
-        before: dict[str, Tensor] | None = None
+        before: Distiller | None = None
         for suffix, stage in self.task.stages(cfg):
             model = self.task.build_student(stage)
             distiller = self.distiller(method, model, teacher)
             if before is not None:
-                distiller.load_trainable_state(before)
+                distiller.load_trainable_state(before.trainable_state())
+                normalise_as(model, normalisations(before.student))
                 self.task.begin_stage(model)
             elif cfg.student.init:
                 load_weights(model, weights_of(cfg.student.init, "student"), "student")
             outcome = self.fit(phase + suffix, distiller, data, stage.epochs, stage.optim, samples)
-            before = distiller.trainable_state()
+            before = distiller
         return self.chosen(phase, distiller), outcome
 
     def distiller(self, method: str, student: nn.Module, teacher: nn.Module | None) -> Distiller:
@@ -213,7 +219,10 @@ class Pipeline:
         def validate(model: nn.Module) -> dict[str, float]:
             if samples is not None:
                 task.settle(model, data, cfg)
-            return task.evaluate(model, task.validation(data, teacher=samples is None), cfg)
+            dataset = task.validation(data, teacher=samples is None)
+            if self.batches and hasattr(dataset, "head"):
+                dataset = dataset.head(self.batches * cfg.batch_size)
+            return task.evaluate(model, dataset, cfg)
 
         trainer = Trainer(
             distiller,

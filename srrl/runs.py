@@ -43,6 +43,20 @@ def atomic(path: Path, durable: bool = True):
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(option: str, path: str | None) -> None:
+    """UserError, naming the option, where no file can be written at ``path``: before hours are spent on what goes there."""
+    if path is None:
+        return
+    target = Path(path).absolute()
+    parent = next(p for p in target.parents if p.exists())
+    if (
+        target.is_dir()
+        or not parent.is_dir()
+        or not os.access(target if target.exists() else parent, os.W_OK)
+    ):
+        raise UserError(f"{option} {path}: no file can be written there")
+
+
 def write_text(path: Path, text: str) -> None:
     """``text`` into ``path``, atomically."""
     with atomic(path) as temporary:
@@ -66,12 +80,14 @@ class RunFolder:
 
     @classmethod
     def create(cls, task: str, explicit: str | None = None) -> RunFolder:
-        """A fresh folder: ``explicit`` (must not exist), or the next free number under ``runs/<task>/``."""
+        """A fresh folder: ``explicit`` (must be new or empty), or the next free number under ``runs/<task>/``."""
         if explicit is not None:
             path = Path(explicit)
             try:
                 path.mkdir(parents=True)
             except FileExistsError:
+                if path.is_dir() and not any(path.iterdir()):  # left by a run that was stopped at once
+                    return cls(path)
                 raise UserError(
                     f"run folder {path.absolute()} exists: choose another --run-dir, or go on with --resume {path}"
                 ) from None

@@ -152,6 +152,16 @@ class Task:
         """
         return [("", cfg)]
 
+    def brief(self, cfg: RunSettings) -> RunSettings:
+        """The same settings for a dry run: an epoch a phase, and nothing kept."""
+        cfg = cfg.model_copy(deep=True)
+        cfg.epochs, cfg.teacher.memory = 1, None
+        cfg.teacher.epochs = cfg.teacher.epochs and 1  # 0 is a teacher as it comes
+        return cfg
+
+    def check(self, cfg: RunSettings) -> None:
+        """Raises UserError for settings that do not go together, which no single field can say; before any data is read."""
+
     def begin_stage(self, model: nn.Module) -> None:
         """Makes a student that has just taken over the weights of the stage before ready for its own."""
 

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srrl.cli import Command, main_of
 from srrl.errors import UserError
@@ -81,9 +81,11 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(task, cfg)
     from srrl.processes import from_first, is_first
-    from srrl.runs import RunFolder
+    from srrl.runs import RunFolder, write_text
 
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
+    if is_first():  # at once: a signal from here on leaves a run that can go on
+        write_text(folder.config, dump(cfg))
     try:
         return _train(task, cfg, folder)
     except UserError:
@@ -99,7 +101,16 @@ def _resume(args: argparse.Namespace) -> int:
     from srrl.runs import RunFolder
     from srrl.task import get_task
 
-    if args.overrides or args.config or args.task or args.run_dir or args.quick:
+    others = (
+        args.overrides,
+        args.config,
+        args.task,
+        args.run_dir,
+        args.quick,
+        args.dry_run,
+        args.print_config,
+    )
+    if any(others):
         raise UserError("--resume takes a run as it is: leave out the other arguments")
     folder = RunFolder.open(args.resume)
     if folder.results.is_file():
@@ -140,9 +151,7 @@ def _dry_run(task: Task, cfg: RunSettings) -> int:
     from srrl.processes import from_first, is_first
     from srrl.runs import RunFolder
 
-    short: dict[str, Any] = {"epochs": 1, "baseline": cfg.baseline}
-    cfg = cfg.model_copy(update=short)
-    cfg.teacher.epochs = 1
+    cfg = task.brief(cfg)
     folder = Path(from_first(lambda: tempfile.mkdtemp(prefix="srrl-dry-run-")))
     try:
         with GracefulStop() as stop:

@@ -57,6 +57,11 @@ class BinaryTask(ClassificationTask):
         first.optim.weight_decay = cfg.stage1_decay
         return [("-stage1", first), ("", cfg)]
 
+    def brief(self, cfg: BinarySettings) -> BinarySettings:
+        cfg = super().brief(cfg)
+        cfg.stage1_epochs = min(cfg.stage1_epochs, 1)
+        return cfg
+
     def begin_stage(self, model: nn.Module) -> None:
         from .networks import begin_second_stage
 

@@ -92,7 +92,7 @@ def _splits(
         found, name = _folders(cfg, say)
     else:
         found, name = _published(cfg, evaluation), d.format
-    if evaluation and not d.train:  # other data than the run's own
+    if evaluation and not d.train and d.format != "digits":  # other data than the run's own
         split = next((s for s in ("test", "val") if s in found), "train")
         return {"test": found[split]}, name, "all" if split == "train" else split
     if "train" not in found:

@@ -107,7 +107,12 @@ def _textured(
             f"{cfg.data.format}"
         )
     made = {}
-    for key, split in enumerate(("train", "val", "test")):
+    keys = {
+        "train": 0,
+        "val": 1,
+        "test": 1 if source.details["split"] == "val" else 2,
+    }  # of what is in each part
+    for split, key in keys.items():
         data = getattr(source, split)
         if data is not None:
             images = textured(data.images, key)

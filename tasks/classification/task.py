@@ -35,7 +35,8 @@ class ClassificationTask(Task):
     digits: dict[str, Any] = {"epochs": 100, "batch_size": 16, "threads": 1, "data": {"per_class": 5}}
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
-        student = given.get("student") or {}
+        student = given.get("student")
+        student = student if isinstance(student, dict) else {}  # what it is instead is the schema's to refuse
         values = {} if {"arch", "width"} & student.keys() else {"student": {"width": self.default_width}}
         return values | (self.digits if _digits(given) else {})
 

@@ -64,8 +64,6 @@ class _TwoDomains:
         d = cfg.cross_domain
         if evaluation and cfg.data.test and not cfg.data.train:  # other data than the run's own
             return super().prepare(cfg, say, evaluation=True)
-        if not evaluation:
-            check(cfg)
         self.source = source = super().prepare(cfg, say, evaluation=evaluation)
         self.source_val = source.val
         paths = {"train": d.train, "val": d.val, "test": d.test, "format": d.format}
@@ -119,6 +117,36 @@ class _TwoDomains:
         if cfg.cross_domain.student_statistics == "target":
             estimate_statistics(student, data.unlabelled.plain(), frozen=False)
 
+    def check(self, cfg: RunSettings) -> None:
+        """UserError for a method that cannot do with samples that have no labels, or only some of which count."""
+        super().check(cfg)
+        from srrl.distillers import distiller_class
+
+        d, method = cfg.cross_domain, distiller_class(cfg.method)
+        if not method.needs_teacher:
+            return
+        if cfg.teacher.memory and d.teacher_statistics == "target":
+            raise UserError(
+                "teacher.memory keeps what a teacher makes of a batch's pictures alone; here it also goes by the domain that each "
+                "comes from: leave it out, or set cross_domain.teacher_statistics=source"
+            )
+        if d.share > 0 and method.needs_labels:
+            raise UserError(
+                f"method {cfg.method} needs the label of every sample: with unlabelled ones use srrl, kd, at, …"
+            )
+        if d.share == 1 and not method.teaches_predictions(cfg.method_settings()):
+            hint = "added_kd above 0, " if cfg.method == "srrl" else ""
+            raise UserError(
+                f"cross_domain.share=1 leaves no labelled sample, and method {cfg.method} teaches the student's own head "
+                f"nothing: use {hint}method srrl_head or kd, or a smaller share"
+            )
+        if d.confidence and not method.weighs_samples:
+            raise UserError(f"cross_domain.confidence needs kd or a form of srrl, not method {cfg.method}")
+        if d.confidence and cfg.sr_form == "pearson" and "sr_form" in method.reads:
+            raise UserError(
+                "cross_domain.confidence does not fit sr_form=pearson, which compares whole batches"
+            )
+
     def criterion(self, cfg: RunSettings) -> Criterion:
         from .criterion import DomainCriterion
 
@@ -133,26 +161,3 @@ class _TwoDomains:
             here = super().evaluate(model, self.source.test, cfg)
             result[f"source_{self.metric}"] = here[self.metric]
         return result
-
-
-def check(cfg: RunSettings) -> None:
-    """UserError for a method that cannot do with samples that have no labels, or only some of which count."""
-    from srrl.distillers import distiller_class
-
-    d, method = cfg.cross_domain, distiller_class(cfg.method)
-    if not method.needs_teacher:
-        return
-    if d.share > 0 and method.needs_labels:
-        raise UserError(
-            f"method {cfg.method} needs the label of every sample: with unlabelled ones use srrl, kd, at, …"
-        )
-    if d.share == 1 and not method.teaches_predictions(cfg.method_settings()):
-        hint = "added_kd above 0, " if cfg.method == "srrl" else ""
-        raise UserError(
-            f"cross_domain.share=1 leaves no labelled sample, and method {cfg.method} teaches the student's own head "
-            f"nothing: use {hint}method srrl_head or kd, or a smaller share"
-        )
-    if d.confidence and not method.weighs_samples:
-        raise UserError(f"cross_domain.confidence needs kd or a form of srrl, not method {cfg.method}")
-    if d.confidence and cfg.sr_form == "pearson" and "sr_form" in method.reads:
-        raise UserError("cross_domain.confidence does not fit sr_form=pearson, which compares whole batches")

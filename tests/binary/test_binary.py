@@ -130,6 +130,17 @@ def test_second_stage_goes_on_from_the_first_with_scaled_signs():
     assert [s for s, _ in task.stages(cfg)] == [""]
 
 
+def test_a_dry_run_has_one_epoch_of_each_stage():
+    task, cfg = BinaryTask(), BinarySettings()
+    cfg.teacher.memory = "maps"
+    brief = task.brief(cfg)
+    assert (brief.epochs, brief.stage1_epochs) == (1, 1) and brief.teacher.epochs is None
+    assert brief.teacher.memory is None and cfg.stage1_epochs > 1 and cfg.teacher.memory == "maps"
+    cfg.stage1_epochs = cfg.teacher.epochs = 0
+    brief = task.brief(cfg)
+    assert (brief.stage1_epochs, brief.teacher.epochs) == (0, 0)
+
+
 def test_networks_without_a_binary_form_are_refused():
     with pytest.raises(UserError, match="'resnet50' has no binary form: expected one of resnet8"):
         binary_resnet("resnet50", 10, precision="binary", image_size=32, **UNIT)

@@ -1,5 +1,6 @@
 """Whole classification runs as real processes: the contract's results, prediction, other data, and what does not fit."""
 
+import argparse
 import csv
 import json
 
@@ -9,6 +10,8 @@ from coloured import CLASSES, TINY, colours, pack
 from small_run import call
 
 import srrl
+from srrl.cli import guarded
+from srrl.evaluate import COMMAND as EVALUATE
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,27 @@ def test_evaluation_on_other_data_of_the_same_classes_and_of_others(run, tmp_pat
     colours(tmp_path / "strange", splits=("",), classes=("red", "green", "ochre"))
     status, _, error = call("evaluate", folder / "run", "--data", tmp_path / "strange")
     assert status == 2 and "has the classes 3 (green, ochre, red)" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--flip-test",), "--flip-test is for faces, not for classification"),
+        (("--box", "detector"), "--box is for faces"),
+        (("--json", "FOLDER"), "no file can be written there"),
+        (("--json", "FOLDER/set.json/x.json"), "no file can be written there"),
+    ],
+)
+def test_what_evaluate_cannot_use_is_said_before_it_measures(run, tmp_path, arguments, said, capsys):
+    folder, _ = run
+    (tmp_path / "set.json").touch()
+    arguments = [a.replace("FOLDER", str(tmp_path)) for a in arguments]
+    parser = argparse.ArgumentParser()
+    EVALUATE.add_arguments(parser)
+    args = parser.parse_args([str(folder / "run"), *arguments])
+    assert guarded(lambda: EVALUATE.run(args)) == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1 and said in message[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import argparse
 import json
 
 import pytest
+import torch
 from coloured import TINY, colours
 from small_run import ROOT, faces
 from srrl_tasks.classification.task import ClassificationTask
@@ -19,6 +20,7 @@ from srrl.errors import UserError
 from srrl.grid import PAIRS, parse_grid, tabulate_grid
 from srrl.pipeline import Pipeline
 from srrl.runs import RunFolder
+from srrl.task import get_task
 
 TASK = ClassificationTask()
 SETTINGS = resolve(TASK.settings, {})
@@ -151,6 +153,17 @@ def test_a_run_on_validation_never_touches_the_test_split(tmp_path):
     tested = Pipeline(Guarded(), resolve(TASK.settings, changes), RunFolder(tmp_path / "test")).prepare()
     with pytest.raises(AssertionError, match="the test split was read"):
         tested.test[0]
+
+
+@pytest.mark.parametrize("given", [{}, {"task": "cross_domain"}])
+def test_a_run_on_validation_is_evaluated_on_it_again(given):
+    """The embedded digits, which have no path, and the same on textures: the very pictures that the run was scored on."""
+    task = get_task(given.get("task", "classification"))
+    cfg = resolve(task.settings, task.filled({}), {"score": "val"})
+    run = task.prepare(cfg, lambda text: None).on_validation()
+    again = task.prepare(cfg, lambda text: None, evaluation=True)
+    assert again.details["split"] == "val" and len(again.test) == 149
+    assert torch.equal(again.test.images, run.test.images)
 
 
 def test_faces_of_the_test_split_are_not_read(tmp_path):

@@ -170,6 +170,13 @@ def test_every_recipe_builds_the_pair_that_it_names(config):
         assert cfg.optim.milestones and max(cfg.optim.milestones) < cfg.epochs
 
 
+@pytest.mark.parametrize("section", ["student", "data", "teacher", "optim"])
+def test_a_number_where_a_section_belongs_is_the_users_error(section):
+    args = argparse.Namespace(config=None, overrides=[f"{section}=3"], task="classification", quick=False)
+    with pytest.raises(UserError, match=section):
+        resolve_settings(args)
+
+
 def test_the_narrow_student_is_for_the_digits_alone():
     def width(*overrides):
         args = argparse.Namespace(config=None, overrides=list(overrides), task="classification", quick=False)

@@ -110,6 +110,11 @@ def test_existing_run_folder_is_refused_and_untouched(train, tmp_path, photos):
     assert os.listdir(tmp_path / "mine") == ["note.txt"]
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--print-config", "--quick"])
+def test_resume_takes_no_other_option(train, option):
+    refused(train("--resume", "runs/faces/007", option), "leave out the other arguments")
+
+
 def test_resume_of_nothing(train):
     refused(train("--resume", "runs/faces/007"), "runs/faces/007", "does not exist")
 

@@ -1,6 +1,7 @@
 """Saving that a full disk cannot spoil, and loading that runs no code and says what does not fit."""
 
 import errno
+import json
 import os
 import pickle
 import zipfile
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import tiny
 
@@ -148,10 +149,25 @@ def test_weights_are_safetensors_with_their_header(tmp_path):
     assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in stored.items())
     with safe_open(path, "pt") as file:
-        assert file.metadata() == {"format": "pt", "phase": "student", "epoch": "3"}
+        inputs = json.dumps({"normalize": [[0.0] * 3, [1.0] * 3]})
+        assert file.metadata() == {"format": "pt", "normalisation": inputs, "phase": "student", "epoch": "3"}
     other = tiny(4, seed=9)
     load_weights(other, path)
     assert all(torch.equal(v, stored[k]) for k, v in other.state_dict().items())
+
+
+def test_weights_bring_the_normalisation_that_they_were_trained_with(tmp_path):
+    """A network of the same shape under other statistics predicts what the saved one does; an older file changes nothing."""
+    ours, other = tiny(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)), tiny(seed=5, mean=(0.4, 0.4, 0.4))
+    save_weights(tmp_path / "w.safetensors", ours)
+    load_weights(other, tmp_path / "w.safetensors")
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(other.eval()(x), ours.eval()(x))
+    plain = {k: v.clone() for k, v in ours.state_dict().items()}
+    save_file(plain, tmp_path / "old.safetensors")
+    third = tiny(seed=5, mean=(0.4, 0.4, 0.4))
+    load_weights(third, tmp_path / "old.safetensors")
+    assert third.normalize.mean.flatten().tolist() == pytest.approx([0.4] * 3)
 
 
 def test_tied_weights_can_be_saved(tmp_path):

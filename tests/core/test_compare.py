@@ -1,5 +1,6 @@
 """Tables of compare: means, deviations and paired intervals against SciPy's own t test and hand-worked values."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -7,11 +8,19 @@ import time
 
 import pytest
 from scipy import stats
+from torch import nn
 
+from srrl import cells
 from srrl.cli import guarded
 from srrl.compare import COMMAND, parse_methods
 from srrl.comparison import paired_interval, tabulate
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
+from srrl.train import resolve_settings
+
+
+def settings_for_test(task, *overrides):
+    args = argparse.Namespace(config=None, overrides=list(overrides), task=task, quick=False)
+    return resolve_settings(args)
 
 
 def cell(value):
@@ -257,6 +266,70 @@ def test_a_signal_reaches_the_cells_and_begins_no_other(tmp_path):
     assert process.wait(timeout=30) == 143
     assert [(tmp_path / f"{m}-seed0.ended").read_text() for m in ("none", "kd")] == ["15", "15"]
     assert not (tmp_path / "srrl-seed0.begun").exists()
+
+
+def test_what_a_cell_was_given_wrongly_is_said_by_the_comparison(tmp_path, monkeypatch):
+    """A real process that ends as a command line does; nothing else is begun after it."""
+    status = {"none": 2, "kd": 2}
+
+    def command(out, cell):
+        code = (
+            f"import sys; open({str(out / cell.name)!r}, 'w').close(); print('error: no {cell.name}'); "
+            f"sys.exit({status[cell.method]})"
+        )
+        return [sys.executable, "-c", code]
+
+    monkeypatch.setattr(cells, "train_command", command)
+    waiting = [cells.Cell(m, 0) for m in ("none", "kd")]
+    with pytest.raises(UserError, match="^none-seed0: no none-seed0$"):
+        cells.run_cells(tmp_path, waiting, 1)
+    assert not (tmp_path / "kd-seed0").exists()
+    status["none"] = 1
+    with pytest.raises(RunError, match="ended with status 1"):
+        cells.run_cells(tmp_path, waiting, 1)
+    assert not (tmp_path / "kd-seed0").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--task", "classification", "method=kd"), "name them with --methods"),
+        (("--task", "classification", "baseline=true"), "the row of method none"),
+        (("--task", "cross_domain", "--methods", "none,crd"), "needs the label of every sample"),
+        (("--task", "classification", "--methods", "srrl_stages", "srrl_stages=[7]"), "stage"),
+        (("--task", "classification", "data.train=/nonexist"), "/nonexist"),
+        (("--task", "classification", "--methods", "none", "data.train=/nonexist"), "/nonexist"),
+        (("--task", "classification", "--seeds", "99999999999"), "seed"),
+        (("--task", "classification", "teacher.checkpoint=/nonexist"), "/nonexist"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_trained(arguments, said, tmp_path, capsys):
+    status, message = ended_with(tmp_path / "out", capsys, *arguments)
+    assert status == 2 and said in message and len(message.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("out/*/checkpoints")) and not (tmp_path / "out" / "teacher").exists()
+
+
+def test_methods_are_compared_without_the_rules_of_one_that_is_not_named(tmp_path):
+    """share=1 leaves nothing for SRRL without KD's loss, which is the default method, but not for kd."""
+    task, cfg = settings_for_test("cross_domain", "cross_domain.share=1", "added_kd=0")
+    for cell in (cells.Cell("none", 0), cells.Cell("kd", 0)):
+        task.check(cells.settings_of(task, cfg, cell))
+    with pytest.raises(UserError, match="a smaller share"):
+        task.check(cells.settings_of(task, cfg, cells.Cell("srrl", 0)))
+
+
+def test_a_cell_of_another_teacher_is_refused(tmp_path):
+    from srrl.checkpoint import save_weights
+
+    ours, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    save_weights(tmp_path / "teacher.safetensors", ours, phase="teacher", epoch="3")
+    waiting = [cells.Cell(m, 0) for m in ("none", "kd", "srrl")]
+    save_weights(tmp_path / "none-seed0/weights/teacher.safetensors", other)
+    save_weights(tmp_path / "srrl-seed0/weights/teacher.safetensors", ours)
+    cells.check_teacher(tmp_path, waiting, tmp_path / "teacher.safetensors")
+    save_weights(tmp_path / "kd-seed0/weights/teacher.safetensors", other)
+    with pytest.raises(UserError, match="kd-seed0 learned from another teacher"):
+        cells.check_teacher(tmp_path, waiting, tmp_path / "teacher.safetensors")
 
 
 @pytest.mark.parametrize("arguments", [("--jobs", "0"), ("--out", "FILE")])

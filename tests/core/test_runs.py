@@ -16,6 +16,14 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_an_empty_folder_can_be_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert RunFolder.create("faces", str(tmp_path / "run")).path == tmp_path / "run"
+    (tmp_path / "run" / "file").touch()
+    with pytest.raises(UserError, match="exists"):
+        RunFolder.create("faces", str(tmp_path / "run"))
+
+
 def test_runs_are_numbered_after_the_largest(here):
     assert [str(RunFolder.create("faces").path) for _ in range(2)] == ["runs/faces/001", "runs/faces/002"]
     (here / "runs/faces/041").mkdir()

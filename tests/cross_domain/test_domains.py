@@ -242,7 +242,7 @@ def test_a_target_without_labels_is_not_reported_as_measured(domains):
 def test_what_does_not_fit_is_said(given, message):
     with pytest.raises(UserError, match=message):
         task, cfg = settings(given)
-        task.prepare(cfg, lambda text: None)
+        task.check(cfg)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +251,7 @@ def test_what_does_not_fit_is_said(given, message):
 )
 def test_what_fits_is_accepted(given):
     task, cfg = settings(given)
+    task.check(cfg)
     assert len(task.prepare(cfg, lambda text: None).unlabelled) == 648
 
 
