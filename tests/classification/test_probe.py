@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -170,6 +171,7 @@ def test_compare_reports_the_probe_of_finished_cells(compared, capsys):
     root, out, cells, overrides = compared
     teacher = out / "teacher"
     (teacher / "weights").mkdir(parents=True, exist_ok=True)
+    shutil.copy(out / "simkd-seed0/weights/teacher.safetensors", teacher / "weights")
     cfg = resolve(TASK.settings, apply_overrides({}, overrides))
     (teacher / "config.yaml").write_text(dump(cfg))
     (teacher / "finished").touch()
