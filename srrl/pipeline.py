@@ -117,7 +117,7 @@ class Pipeline:
             from srrl.report import draw_curves
 
             self.run_folder.plots.mkdir(exist_ok=True)
-            draw_curves(self.log.path, self.run_folder.plots / "curves.png", self.task.metric, self.task.unit)
+            draw_curves(self.log.path, self.run_folder.plots / "curves.png", self.task)
             self.drawn = time.monotonic()
 
     @contextlib.contextmanager

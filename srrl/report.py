@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Data, Task
 
+DOTS = 60  # epochs up to which each has a dot of its own
 COLOURS = {"teacher": "#4c566a", "baseline": "#c77d2e", "student": "#2f6fab"}
 
 
@@ -32,7 +33,7 @@ def write_report(
     """Plots into ``plots/`` and the report that shows the models side by side."""
     run.plots.mkdir(exist_ok=True)
     pictures = [("curves.png", "Training: loss and validation figure of each phase, by epoch.")]
-    draw_curves(run.path / "metrics.csv", run.plots / "curves.png", task.metric, task.unit)
+    draw_curves(run.path / "metrics.csv", run.plots / "curves.png", task)
     pictures += task.figures(models, data, cfg, run.plots)
     names = [n for n in runs.MODELS if n in models]
     sections = [
@@ -56,33 +57,40 @@ def _spent(run: RunFolder, seconds: dict[str, float]) -> dict[str, float]:
     return {k: max(v, trained.get(k, 0.0)) for k, v in seconds.items()}
 
 
-def draw_curves(metrics: Path, out: Path, metric: str, unit: str) -> None:
-    """Loss and validation metric against epochs, a line a phase."""
+def draw_curves(metrics: Path, out: Path, task: Task) -> None:
+    """Loss and validation metric against epochs, a line a phase; an earlier stage is dashed, in its phase's colour."""
     if not metrics.is_file():
         return
     plt = pyplot()
     with open(metrics, newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for phase in dict.fromkeys(r["phase"] for r in rows):
         mine = [r for r in rows if r["phase"] == phase]
+        whole, _, stage = phase.partition("-")
+        style = {
+            "color": COLOURS.get(whole),
+            "linestyle": "--" if stage else "-",
+            "alpha": 0.55 if stage else 1,
+        }
         epochs = [int(r["epoch"]) for r in mine]
-        for axis, key in zip(axes, ("supervised", f"val_{metric}"), strict=True):
+        for axis, key in zip(axes, ("supervised", f"val_{task.metric}"), strict=True):
             values = [float(r[key]) if r.get(key) else float("nan") for r in mine]
-            axis.plot(epochs, values, marker=".", color=COLOURS.get(phase), label=phase)
-    for axis, title in zip(
-        axes, ("supervised loss (training)", f"{metric} (validation, {unit})"), strict=True
-    ):
+            marker = "." if len(mine) <= DOTS else None
+            axis.plot(epochs, values, marker=marker, linewidth=1.3, label=phase, **style)
+    titles = ("supervised loss (training)", f"{task.metric} (validation, {task.unit})")
+    for axis, title, log in zip(axes, titles, (True, not task.higher), strict=True):
         axis.set(title=title, xlabel="epoch")
-        axis.set_yscale("log")
-        axis.set_yticks(log_ticks(*axis.get_ylim()))
-        axis.minorticks_off()
-        axis.yaxis.set_major_formatter("{x:g}")
+        if log:  # errors fall by factors, accuracies do not rise by them
+            axis.set_yscale("log")
+            axis.set_yticks(log_ticks(*axis.get_ylim()))
+            axis.minorticks_off()
+            axis.yaxis.set_major_formatter("{x:g}")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    axes[0].legend(frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, out)
 
 
