@@ -27,6 +27,10 @@ class BinaryTask(ClassificationTask):
         "threads": 1,
         "data": {"per_class": 5},
         "teacher": {"epochs": 100},
+        # a binary student cannot follow the teacher's features on 50 pictures: results/binary.md
+        "alpha": 0.1,
+        "beta": 0.1,
+        "added_kd": 1.0,
     }
     settings = BinarySettings
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
