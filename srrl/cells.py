@@ -115,9 +115,8 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
     run = RunFolder(folder)
     done = folder / "finished"
     if not done.is_file():
-        own = cfg.model_copy(
-            update={"method": "none"}
-        )  # of no method: what its cells need is checked for each
+        # of no method: what the cells need is checked for each; a whole copy, into which the data write what they say
+        own = cfg.model_copy(deep=True, update={"method": "none"})
         try:
             with GracefulStop() as stop:
                 Pipeline(task, own, run, stop=stop).teach(lambda: check_methods(task, own, cells))

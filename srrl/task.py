@@ -51,6 +51,10 @@ class Data:
         """The same with the final figures on the validation split, whatever test split there is."""
         return replace(self, test=self.val, details={**self.details, "split": "val"})
 
+    def part_keys(self) -> dict[str, int]:
+        """A number for each part, to draw with: the same for val and for the part scored where that is val's pictures."""
+        return {"train": 0, "val": 1, "test": 1 if self.details["split"] == "val" else 2}
+
     def of_target(
         self,
         name: str,

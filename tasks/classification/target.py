@@ -107,12 +107,7 @@ def _textured(
             f"{cfg.data.format}"
         )
     made = {}
-    keys = {
-        "train": 0,
-        "val": 1,
-        "test": 1 if source.details["split"] == "val" else 2,
-    }  # of what is in each part
-    for split, key in keys.items():
+    for split, key in source.part_keys().items():
         data = getattr(source, split)
         if data is not None:
             images = textured(data.images, key)

@@ -143,12 +143,7 @@ def _hard_camera(
             "target goes with the embedded synthetic faces alone)"
         )
     made = {}
-    keys = {
-        "train": 0,
-        "val": 1,
-        "test": 1 if source.details["split"] == "val" else 2,
-    }  # of what is in each part
-    for split, key in keys.items():
+    for split, key in source.part_keys().items():
         data = getattr(source, split)
         if data is None:
             continue
