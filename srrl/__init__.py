@@ -12,16 +12,17 @@ _LAZY = {
     "distill": "srrl.api",
     "load": "srrl.api",
     "Split": "srrl.model",
-    "adapt": "srrl.model",
+    "adapt": "srrl.adapters",
     "UserError": "srrl.errors",
     "RunError": "srrl.errors",
 }
 __all__ = ["__version__", *_LAZY]
 
 if TYPE_CHECKING:
+    from srrl.adapters import adapt
     from srrl.api import distill, load
     from srrl.errors import RunError, UserError
-    from srrl.model import Split, adapt
+    from srrl.model import Split
 
 
 def __getattr__(name: str):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from srrl.adapters import adapt
 from srrl.checkpoint import load_weights, read_export
 from srrl.config import OptimSettings, RunSettings, read_yaml, resolve
 from srrl.data import KeyedDataset, eval_loader
 from srrl.distillers import build_distiller, distiller_class
 from srrl.distillers.base import Criterion, MethodSettings
 from srrl.errors import UserError
-from srrl.model import adapt, to_unit
+from srrl.model import to_unit
 from srrl.processes import from_first
 from srrl.runs import RunFolder
 from srrl.task import Task, get_task

@@ -27,7 +27,7 @@ def measure(
     """results.json: the task's metrics, size and speed of each model on ``data.test``."""
     import os
 
-    from srrl.model import count_macs, count_parameters
+    from srrl.inspection import count_macs, count_parameters
     from srrl.speed import latency
 
     one, many = (

@@ -65,7 +65,7 @@ def build_distiller(
 
 def _check_outputs(student: nn.Module, teacher: nn.Module, kind: str) -> None:
     """UserError where the two predict different numbers of classes (or points), seen on noise pictures."""
-    from srrl.model import on_noise
+    from srrl.inspection import on_noise
 
     try:
         counts = [

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from srrl.errors import UserError
-from srrl.model import Frozen, stages_of, to_unit, training_format
+from srrl.frozen import Frozen
+from srrl.inspection import training_format
+from srrl.model import stages_of, to_unit
 
 Batch = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from srrl.distillers.base import Batch, Distiller, MethodSettings, head_of
 from srrl.distillers.stages import same_size, stages_non_negative
-from srrl.model import on_noise, part_of
+from srrl.inspection import on_noise, part_of
 
 
 class Projector(nn.Sequential):

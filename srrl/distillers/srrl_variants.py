@@ -10,7 +10,9 @@ from srrl.distillers.simkd import Transferred
 from srrl.distillers.srrl import SRRL, activation_for, check_form, match_features, match_outputs, resized
 from srrl.distillers.stages import pairs, stage_channels, stages_non_negative
 from srrl.errors import UserError
-from srrl.model import Frozen, on_noise, stages_of
+from srrl.frozen import Frozen
+from srrl.inspection import on_noise
+from srrl.model import stages_of
 
 
 class PooledSRRL(SRRL):

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srrl.errors import UserError
-from srrl.model import Frozen, on_noise, stages_of
+from srrl.frozen import Frozen
+from srrl.inspection import on_noise
+from srrl.model import stages_of
 
 
 def pairs(student: list, teacher: list) -> list[tuple]:

@@ -94,7 +94,7 @@ def binary_resnet(
 
 def count_operations(model: nn.Module, image_size: int) -> dict[str, float]:
     """BOPs (binary multiply-adds), FLOPs (real multiply-adds) and OPs = BOPs/64 + FLOPs of one picture."""
-    from srrl.model import count_macs
+    from srrl.inspection import count_macs
 
     binary = 0
 

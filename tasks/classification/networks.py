@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from srrl.adapters import build_model
 from srrl.errors import UserError
-from srrl.model import Adapter, build_model
+from srrl.model import Adapter
 
 from ..blocks import residual_stages
 

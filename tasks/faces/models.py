@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from srrl.adapters import build_backbone
 from srrl.errors import UserError
-from srrl.model import Normalize, build_backbone
+from srrl.model import Normalize
 
 from ..blocks import residual_stages
 

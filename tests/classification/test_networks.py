@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from srrl_tasks.classification.networks import build_network
 
 from srrl.errors import UserError
-from srrl.model import count_parameters
+from srrl.inspection import count_parameters
 from srrl.train import resolve_settings
 
 UNIT = {"mean": (0.0,) * 3, "std": (1.0,) * 3}

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from toys import Colours, HeatmapL2, connector_by_hand, cross_entropy, softmax, spatial, tiny
 
+from srrl.adapters import adapt
 from srrl.api import CrossEntropyCriterion
 from srrl.distillers import METHODS, build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import UserError
-from srrl.model import Split, adapt
+from srrl.model import Split
 
 CE = CrossEntropyCriterion()
 

@@ -12,20 +12,11 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 from toys import tiny
 
+from srrl.adapters import Backbone, TimmModel, TorchvisionModel, adapt, build_backbone, build_model
 from srrl.errors import UserError
-from srrl.model import (
-    Backbone,
-    Frozen,
-    Split,
-    TimmModel,
-    TorchvisionModel,
-    adapt,
-    build_backbone,
-    build_model,
-    count_macs,
-    count_parameters,
-    to_unit,
-)
+from srrl.frozen import Frozen
+from srrl.inspection import count_macs, count_parameters
+from srrl.model import Split, to_unit
 
 zoo = torchvision.models
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toys import CLASSES, HeatmapL2, softmax, spatial
 
+from srrl.adapters import build_model
 from srrl.api import CrossEntropyCriterion
 from srrl.data import KeyedDataset
 from srrl.distillers import build_distiller, crd, dkd, ofd, reviewkd, rkd
@@ -17,7 +18,7 @@ from srrl.distillers.base import MethodSettings
 from srrl.distillers.stages import PreReLU, pairs, same_size
 from srrl.errors import UserError
 from srrl.losses import pearson_distance, softmax_regression_pearson
-from srrl.model import Adapter, Split, build_model
+from srrl.model import Adapter, Split
 
 CE = CrossEntropyCriterion()
 RIVALS = ("fitnet", "at", "ofd", "rkd", "crd", "dkd", "dist", "reviewkd")

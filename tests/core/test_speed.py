@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from srrl.model import count_macs, count_parameters
+from srrl.inspection import count_macs, count_parameters
 from srrl.speed import latency
 
 
