@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 from scipy import stats
 from torch import nn
 
@@ -330,6 +331,23 @@ def test_a_cell_of_another_teacher_is_refused(tmp_path):
     save_weights(tmp_path / "kd-seed0/weights/teacher.safetensors", other)
     with pytest.raises(UserError, match="kd-seed0 learned from another teacher"):
         cells.check_teacher(tmp_path, waiting, tmp_path / "teacher.safetensors")
+
+
+def test_a_teacher_kept_in_half_precision_is_the_same_one(tmp_path):
+    from srrl.checkpoint import load_weights, save_weights
+
+    half, model = tmp_path / "half.safetensors", nn.Linear(2, 2)
+    save_weights(half, nn.Linear(2, 2).half())
+    load_weights(model, half)
+    assert model.weight.dtype == torch.float32
+    cell = cells.Cell("kd", 0)
+    save_weights(tmp_path / "kd-seed0/weights/teacher.safetensors", model)
+    cells.check_teacher(tmp_path, [cell], half)
+    with torch.no_grad():
+        model.weight.mul_(1.001)
+    save_weights(tmp_path / "kd-seed0/weights/teacher.safetensors", model)
+    with pytest.raises(UserError, match="kd-seed0 learned from another teacher"):
+        cells.check_teacher(tmp_path, [cell], half)
 
 
 @pytest.mark.parametrize("arguments", [("--jobs", "0"), ("--out", "FILE")])
