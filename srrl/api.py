@@ -211,10 +211,16 @@ def open_predictor(source: str | Path, model: str = "student") -> tuple[Task, An
     if not path.is_file():
         opened = open_run(path, model)
         return opened.task, opened.task.predictor(opened.model(model), opened.cfg)
-    task = get_task(read_export(path)[0]["task"])
     if model != "student":
         raise UserError(f"{path} holds the student alone: for the {model}, give the run folder")
-    return task, task.predictor(*task.open_export(path))
+    if path.suffix == ".onnx":
+        from srrl.onnx_network import open_onnx
+
+        task, network, cfg = open_onnx(path)
+    else:
+        task = get_task(read_export(path)[0]["task"])
+        network, cfg = task.open_export(path)
+    return task, task.predictor(network, cfg)
 
 
 def load(run: str | Path, model: str = "student") -> Any:

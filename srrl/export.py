@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from srrl.api import OpenedRun
+    from srrl.task import Data
+
 CHECKED = 64  # test pictures that the written file has to answer as the run's own student does
+NAMES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder that train made")
-    parser.add_argument("--format", required=True, metavar="F", help="packed (binary networks)")
     parser.add_argument(
-        "--out", metavar="FILE", help="new file (default: student-F.safetensors in the run folder)"
+        "--format", required=True, metavar="F", help="onnx, onnx-int8, or packed (binary networks)"
     )
+    parser.add_argument("--out", metavar="FILE", help="new file (default: student-F in the run folder)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,25 +38,79 @@ def run(args: argparse.Namespace) -> int:
     if args.format not in task.formats:
         known = f"expected {' or '.join(task.formats)}" if task.formats else "it has none"
         raise UserError(f"--format {args.format} is not one that task {task.name} can write: {known}")
-    out = Path(args.out) if args.out else opened.run.path / f"student-{args.format}.safetensors"
+    out = Path(args.out or opened.run.path / NAMES.get(args.format, f"student-{args.format}.safetensors"))
     if out.exists():
         raise UserError(f"{out.absolute()} exists: choose another --out, nothing is overwritten")
-    student = opened.model("student")
+    if args.format in NAMES:
+        from srrl.onnx_network import check_packages
+
+        check_packages()
+        if out.suffix != ".onnx":
+            raise UserError(f"--out {out}: expected a name that ends in .onnx, by which the file is known")
     with atomic(out) as temporary:
-        task.export(args.format, student, cfg, temporary)
-        loaded, _ = task.open_export(temporary)
-        data = task.prepare(cfg, lambda text: print(text, file=sys.stderr), evaluation=True)
-        count, difference = largest_difference(student, loaded, data.test)
-        if difference != 0:
-            raise RunError(
-                f"not written: the {args.format} network differs from the run's student by up to {difference:g} on test "
-                f"pictures, where it must not differ; please report it with {opened.run.path / 'environment.json'}"
-            )
+        say = lambda text: print(text, file=sys.stderr)  # noqa: E731 - what prepare tells
+        calibrates = args.format == "onnx-int8"
+        data = task.prepare(cfg, say, evaluation=not calibrates)
+        writer = {"onnx": write_float, "onnx-int8": write_quantized}.get(args.format, write_exact)
+        lines = writer(args.format, opened, data, temporary)
     print(
         f"{out}: {out.stat().st_size / 1e6:.3f} MB (weights of the run: {_size(opened.run.weights('student'))})"
     )
-    print(f"answers as the run's student: largest difference {difference:g} on {count} test pictures")
+    print("\n".join(lines))
     return 0
+
+
+def write_exact(form: str, opened: OpenedRun, data: Data, path: Path) -> list[str]:
+    """A form of the task's own, which must answer as the student does, to the last bit."""
+    student = opened.model("student")
+    opened.task.export(form, student, opened.cfg, path)
+    loaded, _ = opened.task.open_export(path)
+    count, difference = largest_difference(student, loaded, data.test)
+    if difference != 0:
+        raise RunError(
+            f"not written: the {form} network differs from the run's student by up to {difference:g} on test "
+            f"pictures, where it must not differ; please report it with {opened.run.path / 'environment.json'}"
+        )
+    return [f"answers as the run's student: largest difference {difference:g} on {count} test pictures"]
+
+
+def write_float(form: str, opened: OpenedRun, data: Data, path: Path) -> list[str]:
+    """The ONNX graph, compared with the student on test pictures."""
+    from srrl.onnx_export import check_onnx, write_onnx
+
+    graph = write_onnx(opened.task, opened.model("student"), opened.cfg, path)
+    count, largest = check_onnx(graph, path, data.test)
+    worst = ", ".join(f"{name} {difference:.2g}" for name, difference in largest.items())
+    return [f"answers as the run's student: largest difference {worst} on {count} test pictures"]
+
+
+def write_quantized(form: str, opened: OpenedRun, data: Data, path: Path) -> list[str]:
+    """The int8 graph, and what it costs: the figures and the speed of the student, of the float graph and of this one."""
+    from tempfile import TemporaryDirectory
+
+    from srrl.onnx_export import check_onnx, write_int8, write_onnx
+    from srrl.onnx_network import OnnxNetwork
+    from srrl.speed import latency
+
+    task, cfg, student = opened.task, opened.cfg, opened.model("student")
+    with TemporaryDirectory(prefix="srrl-") as folder:
+        source = Path(folder) / "student.onnx"
+        check_onnx(write_onnx(task, student, cfg, source), source, data.test)
+        write_int8(source, data.val, path)
+        forms = {
+            "student, torch": student,
+            "student, ONNX float32": OnnxNetwork(source, threads=1),
+            "student, ONNX int8": OnnxNetwork(path, threads=1),
+        }
+        sizes = [opened.run.weights("student"), source, path]
+        times = latency(forms, opened.image_size)
+        lines = [f"on {len(data.test)} test pictures ({data.name}); one picture, one thread:"]
+        for (name, model), size in zip(forms.items(), sizes, strict=True):
+            figure = task.evaluate(model, data.test, cfg)[task.metric]
+            lines.append(
+                f"  {name:22s} {task.metric} {figure:7.3f} {task.unit}   {times[name]['p50']:7.2f} ms   {_size(size)}"
+            )
+    return lines
 
 
 def largest_difference(model: nn.Module, other: nn.Module, dataset: Dataset) -> tuple[int, float]:
@@ -80,11 +138,16 @@ def _size(path: Path) -> str:
 
 
 EPILOG = """examples:
+  python -m srrl.export runs/faces/001 --format onnx
+  python -m srrl.export runs/faces/001 --format onnx-int8
+  python -m srrl.predict runs/faces/001/student.onnx photo.jpg
   python -m srrl.export runs/binary/001 --format packed
-  python -m srrl.predict runs/binary/001/student-packed.safetensors photo.jpg
 
-packed: one bit a binary weight; on CPUs with AVX2 and Numba (pip install 'srrl[fast]') it runs on bits, elsewhere as the
-float simulation, with the same numbers. The file is compared with the run's student before it gets its name."""
+onnx: pixels (batch, side, side, 3) uint8 RGB in, landmarks of the crop or class probabilities out, for any batch size; all
+answers are compared with the student's on test pictures, and a difference above 0.001 ends the export. onnx-int8: weights and
+activations in int8, their ranges from validation pictures; prints what that costs in accuracy and what it brings in speed.
+Both need pip install 'srrl[export]'. packed: one bit a binary weight; on CPUs with AVX2 and Numba (pip install 'srrl[fast]')
+it runs on bits, elsewhere as the float simulation, with the same numbers. The teacher is in none of them."""
 
 COMMAND = Command(
     "export", "Write the student into one file that needs no run folder.", add_arguments, run, EPILOG

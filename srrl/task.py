@@ -237,8 +237,18 @@ class Task:
         """A callable image → prediction with ``draw`` and ``rows``, for :func:`srrl.load` and the command line."""
         raise TypeError(f"{type(self).__name__} defines no predictor")
 
+    def answers(self, model: nn.Module, cfg: RunSettings) -> nn.Module:
+        """What an exported graph does with the raw output of ``model``: a module, raw → tuple of tensors (N, …).
+
+        Its ``names`` are those of the tensors, each with what it holds. It must be traceable by torch.export.
+        """
+        raise TypeError(f"{type(self).__name__} defines no answers")
+
     def export(self, form: str, model: nn.Module, cfg: RunSettings, path: Path) -> None:
-        """Writes a trained student into ``path`` with :func:`srrl.checkpoint.save_export`; ``form`` is one of ``formats``."""
+        """Writes a trained student into ``path`` with :func:`srrl.checkpoint.save_export`; ``form`` is one of ``formats``.
+
+        The ONNX forms are the core's, for tasks that have :meth:`answers` and name those forms.
+        """
         raise TypeError(f"{type(self).__name__} defines no export")
 
     def open_export(self, path: Path) -> tuple[nn.Module, RunSettings]:

@@ -34,7 +34,7 @@ class BinaryTask(ClassificationTask):
     }
     settings = BinarySettings
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
-    formats = ("packed",)
+    formats = ("packed", "onnx", "onnx-int8")
     quick = {"epochs": 6, "stage1_epochs": 4, "teacher": {"epochs": 10}}
 
     def build_student(self, cfg: BinarySettings) -> nn.Module:

@@ -25,6 +25,15 @@ class Guess:
     probability: float
 
 
+class Probabilities(nn.Module):
+    """Logits (N, C) → probabilities, for exported graphs."""
+
+    names = {"probabilities": "(batch, classes), 0 to 1"}
+
+    def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor]:
+        return (logits.softmax(1),)
+
+
 class Classifier:
     """A trained network and its settings as a function of pictures; ``srrl.load(RUN)`` gives one.
 

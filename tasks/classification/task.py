@@ -26,6 +26,7 @@ class ClassificationTask(Task):
     higher = True
     unit = "%"
     units = {"top5": "%"}
+    formats = ("onnx", "onnx-int8")
     said_by_data = ("data.n_classes", "data.classes", "data.format", "image_size")
     quick = {"epochs": 10, "teacher": {"epochs": 10}}
 
@@ -123,6 +124,11 @@ class ClassificationTask(Task):
         from .predictor import Classifier
 
         return Classifier(model, cfg)
+
+    def answers(self, model: nn.Module, cfg: ClassificationSettings) -> nn.Module:
+        from .predictor import Probabilities
+
+        return Probabilities()
 
 
 def _digits(given: dict[str, Any]) -> bool:

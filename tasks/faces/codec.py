@@ -110,7 +110,7 @@ class HeatmapCodec:
         # below anything a Gaussian inside the map has next to its largest pixel, negative values included, is noise.
         floor = min(0.05, 0.9 * math.exp(-((1.5 + 1) ** 2) / self.sigma**2))
         weights = torch.where(heights > floor, heights**2, 0)
-        step, is_peak = _parabola_top(heights.clamp_min(floor).log(), weights)
+        step, is_peak = _parabola_top(heights.clamp_min(floor), weights)
         place, center = place.to(maps.dtype), center.to(maps.dtype)
         # The centre is at most half a pixel from the largest sample; twice that allows for noise.
         refined = torch.minimum(torch.maximum(center + step.to(maps.dtype), place - 1), place + 1)
@@ -127,26 +127,44 @@ class HeatmapCodec:
         return torch.stack([x, y], dim=-1)
 
 
-def _parabola_top(logs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted least squares of c0 + c1 x + c2 y + c3 x^2 + c4 y^2 + c5 x y, and where its top is.
+def _parabola_top(heights: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted least squares of c0 + c1 x + c2 y + c3 x^2 + c4 y^2 + c5 x y to log heights, and where its top is.
 
-    logs, weights: (M, WINDOW^2), row by row. Returns (M, 2) x y from the window's middle in the precision of `logs`
-    and (M,) bool: False where the parabola has no top.
+    heights (above 0), weights: (M, WINDOW^2), row by row. Returns (M, 2) x y from the window's middle in the precision of
+    `heights` and (M,) bool: False where the parabola has no top.
     """
-    # Near a corner the weights span ten orders of magnitude: solved in float64 where the device has it. That also
-    # keeps autocast and TF32 away from the products.
-    precise = torch.float32 if logs.device.type == "mps" else torch.float64
+    # Near a corner the weights span ten orders of magnitude: in float64 where the device has it, the logarithm included,
+    # whose last bit differs between libraries. That also keeps autocast and TF32 away from the products.
+    precise = torch.float32 if heights.device.type == "mps" else torch.float64
+    logs = heights.to(precise).log()
     shifts = torch.arange(-(WINDOW // 2), WINDOW // 2 + 1, device=logs.device, dtype=precise)
     y, x = (grid.flatten() for grid in torch.meshgrid(shifts, shifts, indexing="ij"))
     basis = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=-1)  # (P, 6)
     products = (basis[:, :, None] * basis[:, None, :]).flatten(1)  # (P, 36)
-    w, target = weights.to(precise), logs.to(precise)
+    w, target = weights.to(precise), logs
     # The ridge keeps maps with too few pixels above the floor solvable; they then fail the test for a top.
     ridge = (1e-12 if precise is torch.float64 else 1e-7) * torch.eye(6, device=logs.device, dtype=precise)
-    c = torch.linalg.solve_ex((w @ products).view(-1, 6, 6) + ridge, (w * target) @ basis).result
+    matrix, right = (w @ products).view(-1, 6, 6) + ridge, (w * target) @ basis
+    # ONNX has no operator that solves
+    exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
+    c = _solved(matrix, right) if exporting else torch.linalg.solve_ex(matrix, right).result
     dxx, dyy, dxy = 2 * c[:, 3], 2 * c[:, 4], c[:, 5]
     det = dxx * dyy - dxy * dxy
     is_peak = (det > 1e-6) & (dxx < 0)
     top = torch.stack([dxy * c[:, 2] - dyy * c[:, 1], dxy * c[:, 1] - dxx * c[:, 2]], dim=-1)
     top = top / torch.where(is_peak, det, 1)[:, None]
-    return top.to(logs.dtype), is_peak
+    return top.to(heights.dtype), is_peak
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """(M, n, n) symmetric and positive definite, (M, n) → the solutions (M, n), by elimination, which then needs no pivots."""
+    n = right.shape[1]
+    rows = [torch.cat([matrix[:, i], right[:, i : i + 1]], dim=1) for i in range(n)]
+    for i in range(n):
+        for j in range(i + 1, n):
+            rows[j] = rows[j] - rows[i] * (rows[j][:, i : i + 1] / rows[i][:, i : i + 1])
+    found: list[Tensor] = []  # from the last unknown to the first
+    for i in reversed(range(n)):
+        known = sum((rows[i][:, n - 1 - k] * x for k, x in enumerate(found)), torch.zeros_like(right[:, 0]))
+        found.append((rows[i][:, n] - known) / rows[i][:, i])
+    return torch.stack(found[::-1], dim=1)

@@ -33,6 +33,22 @@ def heatmaps(model: nn.Module, image: Tensor, flip_order: np.ndarray | None = No
     return (out + mirrored) / 2
 
 
+class Landmarks(nn.Module):
+    """Heatmaps (N, K, h, h) → what the codec reads from them, for exported graphs."""
+
+    names = {
+        "points": "(batch, points, 2): x, y in pixels of the crop, the middle of its first pixel being 0, 0",
+        "scores": "(batch, points): height of each point's peak, about 0 to 1",
+    }
+
+    def __init__(self, codec: HeatmapCodec):
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        return self.codec.decode(maps)
+
+
 def predict_faces(model: nn.Module, dataset: FaceDataset, cfg: FacesSettings) -> np.ndarray:
     """(N, K, 2) float64 landmarks in image pixels as the settings want them: mirrored average, passes after a detector."""
     codec = make_codec(cfg, model)

@@ -27,6 +27,7 @@ class FacesTask(Task):
     metric = "nme"
     higher = False
     unit = "%"
+    formats = ("onnx", "onnx-int8")
     said_by_data = ("data.n_points",)
     units = {"fr@0.08": "%", "auc@0.08": "0–1", "fr@0.10": "%", "auc@0.10": "0–1"}
     # a part of the default's faces, so that its cache serves both; small batches and a high rate, since only the
@@ -133,6 +134,11 @@ class FacesTask(Task):
         from .landmarker import Landmarker
 
         return Landmarker(model, cfg)
+
+    def answers(self, model: nn.Module, cfg: FacesSettings) -> nn.Module:
+        from .predict import Landmarks, make_codec
+
+        return Landmarks(make_codec(cfg, model))
 
 
 def score(found: np.ndarray, dataset: FaceDataset, cfg: FacesSettings) -> dict[str, Any]:

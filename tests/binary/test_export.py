@@ -52,8 +52,7 @@ def test_the_file_predicts_as_the_run_does(exported, finished, tmp_path):
     simulated = srrl.load(finished)
     simulated.model.to(memory_format=torch.channels_last)  # another layout may round otherwise
     assert srrl.load(path)(image) == simulated(image)
-    cv2.imwrite(str(tmp_path / "digit.png"), image[..., ::-1])
-    assert command("predict", path, tmp_path / "digit.png", "--out", tmp_path / "out") == 0
+    assert command("predict", path, _digit(tmp_path, image), "--out", tmp_path / "out") == 0
     with open(tmp_path / "out/predictions.csv", newline="") as file:
         table = {r["class"]: float(r["probability"]) for r in csv.DictReader(file)}
     assert table == {g.name: round(g.probability, 5) for g in simulated(image)}
@@ -63,7 +62,8 @@ def test_export_refuses_in_one_line(exported, finished, capsys):
     path, _ = exported
     for arguments, message in [
         (["--format", "packed"], "exists: choose another --out, nothing is overwritten"),
-        (["--format", "onnx"], "--format onnx is not one that task binary can write: expected packed"),
+        (["--format", "tflite"], "task binary can write: expected packed or onnx or onnx-int8"),
+        (["--format", "onnx", "--out", "student.bin"], "expected a name that ends in .onnx"),
     ]:
         assert command("export", finished, *arguments) == 2
         error = capsys.readouterr().err
@@ -72,6 +72,27 @@ def test_export_refuses_in_one_line(exported, finished, capsys):
         srrl.load(path, "teacher")
     with pytest.raises(srrl.UserError, match="was not written by python -m srrl.export"):
         srrl.load(finished / "weights/student.safetensors")
+
+
+def test_onnx_forms_of_a_binary_student(finished, tmp_path, capsys):
+    """By the command line: the float graph answers as the run, the int8 one is measured beside it."""
+    float32, int8 = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    assert command("export", finished, "--format", "onnx", "--out", float32) == 0
+    assert "on 64 test pictures" in capsys.readouterr().out
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    found, expected = ({g.name: g.probability for g in srrl.load(f)(image)} for f in (float32, finished))
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert command("export", finished, "--format", "onnx-int8", "--out", int8) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if " top1 " in line]
+    figures = [float(line[line.index("top1") + 1]) for line in lines]
+    results = json.loads((finished / "results.json").read_text())
+    assert len(figures) == 3 and figures[0] == figures[1] == pytest.approx(results["student"]["top1"])
+    assert command("predict", int8, _digit(tmp_path, image), "--out", tmp_path / "out") == 0
+
+
+def _digit(folder, image):
+    cv2.imwrite(str(folder / "digit.png"), image[..., ::-1])
+    return folder / "digit.png"
 
 
 def test_a_file_that_differs_is_not_kept(finished, tmp_path, monkeypatch):

@@ -1,0 +1,229 @@
+"""ONNX graphs: answers against torch and against plain arithmetic, any batch size, int8, and use without torch."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import srrl
+from srrl.config import resolve
+from srrl.errors import RunError, UserError
+from srrl.onnx_export import check_onnx, write_int8, write_onnx
+from srrl.onnx_network import open_onnx
+from srrl.task import get_task
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SHEET = README.parent / "docs" / "synthetic-faces.png"
+FACES = {
+    "image_size": 64,
+    "data": {"train": "/somewhere/of/mine", "n_points": 68},
+    "student": {"width": 4, "decoder": [8, 8, 8]},
+}
+DIGITS = {"image_size": 16, "data": {"n_classes": 10, "classes": list("0123456789")}}
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Random pictures as the data sets give them."""
+
+    def __init__(self, size, count=6):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return {"image": self.images[i], "index": i}
+
+
+def student_of(name, values):
+    """A task, its settings and a student whose BatchNorms have seen something."""
+    task = get_task(name, values)
+    cfg = resolve(task.settings, task.filled(values), values)
+    torch.manual_seed(0)
+    model = task.build_student(cfg)
+    with torch.no_grad():
+        if hasattr(model, "final"):
+            model.final.weight.mul_(100)  # peaks that stand out
+        for _ in range(3):
+            model.train()(torch.rand(8, 3, cfg.image_size, cfg.image_size))
+    return task, model.eval(), cfg
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(task, student, settings, what torch computes, file) of a landmark network and of a classifier."""
+    folder, found = tmp_path_factory.mktemp("onnx"), {}
+    for name, values in (("faces", FACES), ("classification", DIGITS)):
+        task, model, cfg = student_of(name, values)
+        path = folder / f"{name}.onnx"
+        found[name] = task, model, cfg, write_onnx(task, model, cfg, path), path
+    return found
+
+
+def pixels(count, size, seed=1):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_probabilities_of_any_number_of_pictures(written, count):
+    _, model, _, _, path = written["classification"]
+    x = pixels(count, 16)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255).double().numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    session = onnxruntime.InferenceSession(path)
+    np.testing.assert_allclose(session.run(["probabilities"], {"pixels": x})[0], expected, atol=1e-5)
+    np.testing.assert_allclose(session.run(["logits"], {"pixels": x})[0], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_points_are_those_of_the_codec(written, count):
+    """The codec's own path solves with LAPACK, the graph by elimination."""
+    from srrl_tasks.faces.predict import make_codec
+
+    _, model, cfg, _, path = written["faces"]
+    x = pixels(count, 64)
+    with torch.no_grad():
+        maps = model(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255)
+    found = onnxruntime.InferenceSession(path).run(["points", "scores", "heatmaps"], {"pixels": x})
+    np.testing.assert_allclose(found[2], maps.numpy(), atol=1e-5)
+    points, scores = make_codec(cfg, model).decode(torch.from_numpy(found[2]))
+    np.testing.assert_allclose(found[1], scores.numpy(), atol=1e-5)
+    error = np.abs(found[0] - points.numpy())
+    assert (
+        np.median(error) < 1e-5 and error.max() < 0.02
+    )  # maps of an untrained network have ill-conditioned peaks
+    assert np.ptp(found[0][0], axis=0).min() > 5  # all over the crop
+
+
+def test_elimination_against_numpy():
+    from srrl_tasks.faces.codec import _solved
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(20, 6, 8))
+    matrix, right = a @ a.transpose(0, 2, 1), rng.normal(size=(20, 6))
+    expected = np.linalg.solve(matrix, right[..., None])[..., 0]
+    found = _solved(torch.from_numpy(matrix), torch.from_numpy(right)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+def test_a_graph_that_answers_otherwise_is_refused(written):
+    _, model, _, graph, path = written["classification"]
+    count, largest = check_onnx(graph, path, Pictures(16))
+    assert count == 6 and 0 <= max(largest.values()) < 1e-4
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias[3] += 0.1
+        with pytest.raises(RunError, match="the graph's logits differ from the run's student by 0"):
+            check_onnx(graph, path, Pictures(16))
+        head.bias[3] -= 0.1
+
+
+def test_the_file_says_what_it_takes_and_nothing_of_the_machine(written):
+    for name, size, outputs in (
+        ("faces", 64, ["heatmaps", "points", "scores"]),
+        ("classification", 16, ["logits", "probabilities"]),
+    ):
+        path = written[name][-1]
+        proto = onnx.load(path)
+        props = {p.key: p.value for p in proto.metadata_props}
+        assert props["srrl.image_size"] == str(size) and props["srrl.task"] == name
+        assert [o.name for o in proto.graph.output] == outputs
+        data = path.read_bytes()
+        assert b"/somewhere/of/mine" not in data and b".py" not in data
+        assert str(README.parent).encode() not in data
+
+
+def test_the_file_predicts_as_the_network(written):
+    task, model, cfg, _, path = written["faces"]
+    picture = cv2.imread(str(SHEET))[200:500, 200:500, ::-1].copy()
+    ours = task.predictor(model, cfg)(picture, box=(60, 60, 200, 210))
+    theirs = srrl.load(path)(picture, box=(60, 60, 200, 210))
+    np.testing.assert_allclose(theirs[0].points, ours[0].points, atol=0.02)
+    task, model, cfg, _, path = written["classification"]
+    digit = pixels(1, 16)[0]
+    for a, b in zip(srrl.load(path)(digit), task.predictor(model, cfg)(digit), strict=True):
+        assert a.name == b.name and a.probability == pytest.approx(b.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["faces", "classification"])
+def test_int8_keeps_the_answers_in_float(written, name, tmp_path):
+    task, model, cfg, _, path = written[name]
+    size, out = cfg.image_size, tmp_path / "int8.onnx"
+    write_int8(path, Pictures(size, 20), out)
+    nodes = onnx.load(out).graph.node
+    assert sum(n.op_type == "QuantizeLinear" for n in nodes) > 5
+    weights = {i.name: i for i in onnx.load(out).graph.initializer}
+    assert any(i.data_type == onnx.TensorProto.INT8 for i in weights.values())
+    raw = onnx.load(out).graph.output[0].name
+    later, made = {raw}, []
+    for node in nodes:  # in order of computation
+        if later & set(node.input):
+            later |= set(node.output)
+            made.append(node.op_type)
+    assert made and not {"QuantizeLinear", "DequantizeLinear"} & set(made)
+    x = torch.from_numpy(pixels(16, size, seed=3)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        exact = model(x)
+    found = open_onnx(out)[1](x)
+    error = float((found - exact).square().mean().sqrt() / exact.std())
+    assert 1e-5 < error < 0.35  # rounded, and still the network
+
+
+def test_readme_example_runs_without_torch(written, tmp_path):
+    """The example as it stands, on the sheet of synthetic faces, in a process where torch cannot be imported."""
+    text = README.read_text(encoding="utf-8")
+    example = re.search(r"<!-- onnx example -->\n```python\n(.*?)```", text, re.S).group(1)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    (tmp_path / "student.onnx").write_bytes(written["faces"][-1].read_bytes())
+    cv2.imwrite(str(tmp_path / "photo.jpg"), cv2.imread(str(SHEET)))
+    blocked = "import sys\nsys.modules['torch'] = None\n"
+    told = "\n    print(*np.round(points, 3).ravel(), *centre, side)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + example.rstrip() + told],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [np.array(line.split(), float) for line in done.stdout.splitlines()]
+    found = [f for f in found if len(f) == 139]
+    assert len(found) >= 10
+    task, model, cfg, _, _ = written["faces"]
+    from srrl_tasks.faces.crop import Crop
+
+    picture, compared = cv2.imread(str(tmp_path / "photo.jpg"))[..., ::-1].copy(), 0
+    for values in found:
+        points, (x, y), side = values[:136].reshape(68, 2), values[136:138], values[138]
+        if side >= 2 * 64:  # there our own crops are averaged
+            continue
+        crop = Crop((x, y), side, 64)
+        pixels = torch.from_numpy(crop.warp(picture)).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            (expected,), _ = task.answers(model, cfg)(model(pixels))
+        error = np.abs(crop.invert(expected.numpy()) - points).max(1)
+        # resampled pixels differ by a level, which moves the peaks of an untrained map
+        assert np.median(error) < 0.03 and (error < 0.1).mean() > 0.75
+        compared += 1
+    assert compared >= 3
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path, written):
+    (tmp_path / "half.onnx").write_bytes(written["classification"][-1].read_bytes()[:2000])
+    with pytest.raises(UserError, match="half.onnx is damaged or no ONNX graph"):
+        srrl.load(tmp_path / "half.onnx")
+    proto = onnx.load(written["classification"][-1])
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="foreign.onnx was not written by python -m srrl.export"):
+        srrl.load(tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="holds the student alone"):
+        srrl.load(written["classification"][-1], "teacher")
