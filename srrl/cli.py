@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "compare methods over seeds, for the same number of epochs",
     "benchmark": "measure the speed of the models and of the training step",
     "export": "write the student into one file that needs no run folder",
+    "app": "see teacher and student side by side in the browser",
 }
 
 
@@ -36,11 +37,13 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     epilog: str = ""
+    module: str | None = None  # how it is called as a module, where that is not python -m srrl.<name>
 
 
 def main_of(command: Command, argv: list[str] | None = None) -> None:
     """Parses, runs and exits; the body of every ``python -m srrl.<command>``."""
-    prog = f"python -m srrl.{command.name}" if argv is None else f"srrl {command.name}"
+    module = command.module or f"python -m srrl.{command.name}"
+    prog = module if argv is None else f"srrl {command.name}"
     parser = argparse.ArgumentParser(
         prog=prog,
         description=command.help,
@@ -109,4 +112,5 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     args = parser.parse_args(sys.argv[1:2])
-    main_of(import_module(f"srrl.{args.command}").COMMAND, sys.argv[2:])
+    module = "srrl_app.command" if args.command == "app" else f"srrl.{args.command}"
+    main_of(import_module(module).COMMAND, sys.argv[2:])

@@ -115,6 +115,16 @@ def draw_points(
     return out
 
 
+def draw_moves(image: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """A copy of ``image`` with a dot at each of ``start`` (K, 2), image pixels, and a line from there to ``end``."""
+    out, width = image.copy(), max(1, round(float(np.ptp(start, axis=0).max()) / 220))
+    colours = point_colours(scheme_for(len(start))).tolist()
+    for a, b, colour in zip(start, end, colours, strict=True):
+        cv2.line(out, _shifted(*a), _shifted(*b), colour, width, cv2.LINE_AA, 4)
+        cv2.circle(out, _shifted(*a), round(16 * 1.4 * width), (255, 255, 255), -1, cv2.LINE_AA, 4)
+    return out
+
+
 class _Layer:
     """Colour and coverage of what is drawn over a window of the picture, ``zoom`` times as large as it."""
 

@@ -15,7 +15,7 @@ from srrl.media import to_rgb
 
 from .crop import Crop
 from .detect import FaceDetector, Rect
-from .draw import draw_points, draw_rect
+from .draw import draw_moves, draw_points, draw_rect
 from .predict import heatmaps, make_codec
 from .schemes import scheme_for
 from .settings import FacesSettings
@@ -36,6 +36,15 @@ class Face:
     rect: Rect
     score: float
     scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where to look for landmarks: a box for each face, how much larger its crop is, and how often a face is cropped."""
+
+    rects: list[Rect]
+    scale: float
+    passes: int
 
 
 class Landmarker:
@@ -63,22 +72,27 @@ class Landmarker:
         bounding box of one face, brows to chin, as (xmin, ymin, xmax, ymax) pixels; the crop is ``data.scale`` as large.
         Raises UserError for a picture that does not decode or a box that has no area or lies outside of the picture.
         """
-        pixels, passes = to_rgb(image), 1
+        pixels = to_rgb(image)
+        return self.predict(pixels, self.look(pixels, box))
+
+    def look(self, pixels: np.ndarray, box: str | Rect | None = None) -> Look:
+        """Where the faces of an RGB array are, for any network with the same crops: see :meth:`__call__`."""
         height, width = pixels.shape[:2]
         if box is None or (isinstance(box, str) and box == "detector"):
-            rects, scale = self.detector.detect(pixels), self.cfg.data.scale
-            passes = self.cfg.detector_passes
-        elif isinstance(box, str) and box == "whole":
-            rects, scale = [_whole(width, height)], 1.0
-        else:
-            rects, scale = [_checked(box, width, height)], self.cfg.data.scale
-        crops = [Crop.around_rect(rect, self.cfg.image_size, scale) for rect in rects]
-        faces = self._predict(pixels, rects, crops)
+            return Look(self.detector.detect(pixels), self.cfg.data.scale, self.cfg.detector_passes)
+        if isinstance(box, str) and box == "whole":
+            return Look([_whole(width, height)], 1.0, 1)
+        return Look([_checked(box, width, height)], self.cfg.data.scale, 1)
+
+    def predict(self, pixels: np.ndarray, look: Look) -> list[Face]:
+        """The face at each rectangle, in their order."""
+        crops = [Crop.around_rect(rect, self.cfg.image_size, look.scale) for rect in look.rects]
+        faces = self._predict(pixels, look.rects, crops)
         for _ in range(
-            passes - 1
+            look.passes - 1
         ):  # a detector's box is off by a tenth of a face, the points around it by less
             crops = [self._around(face, crop) for face, crop in zip(faces, crops, strict=True)]
-            faces = self._predict(pixels, rects, crops)
+            faces = self._predict(pixels, look.rects, crops)
         return faces
 
     def _around(self, face: Face, crop: Crop) -> Crop:
@@ -114,6 +128,31 @@ class Landmarker:
                 draw_rect(out, face.rect)
             out = draw_points(out, face.points)
         return out
+
+    def difference(
+        self, image: Any, faces: list[Face], others: list[Face]
+    ) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """How far the points of ``faces`` are from those of ``others``, the same faces by another network.
+
+        The picture, darkened, with a line from each point of ``others`` (a dot) to that of ``faces``; and a row a face:
+        mean and largest distance in percent of the distance between the eyes of ``others``, and the point that is it.
+        """
+        out = (to_rgb(image) * 0.45).round().astype(np.uint8)
+        rows = []
+        for number, (face, other) in enumerate(zip(faces, others, strict=True)):
+            moved = np.linalg.norm(face.points - other.points, axis=1)
+            eyes = float(self.scheme.normaliser(other.points[None])[0])
+            percent = 100 * moved / eyes if eyes > 0 else np.full_like(moved, np.nan)
+            out = draw_moves(out, other.points, face.points)
+            rows.append(
+                {
+                    "face": number,
+                    "mean_percent": float(percent.mean()),
+                    "largest_percent": float(percent.max()),
+                    "point": int(moved.argmax()),
+                }
+            )
+        return out, rows
 
     def rows(self, faces: list[Face]) -> list[dict[str, float]]:
         """A flat row a face, for tables: face (0-based), score, xmin … ymax, x0, y0, x1, y1, …; pixels to 3 decimals."""

@@ -1,0 +1,53 @@
+"""The command line of the app: ``python -m app [--run DIR] [--host H] [--port N] [--auth USER:PASSWORD]``."""
+
+from __future__ import annotations
+
+import argparse
+
+from srrl.cli import Command
+from srrl.errors import UserError
+
+EPILOG = """examples:
+  python -m app                                every run below runs/, on http://127.0.0.1:7860
+  python -m app --run runs/faces/001
+  python -m app --host 0.0.0.0 --auth name:password   for others on the network; without --auth, for anybody on it
+
+Nothing is sent anywhere: pictures are looked at by this process and forgotten."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", metavar="DIR", help="the run that is shown first; may lie anywhere")
+    parser.add_argument(
+        "--runs",
+        metavar="DIR",
+        default="runs",
+        help="folder with the other runs to choose from (default runs)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these")
+
+
+def run(args: argparse.Namespace) -> int:
+    auth = None
+    if args.auth is not None:
+        user, colon, password = args.auth.partition(":")
+        if not (user and colon and password):
+            raise UserError("--auth: expected USER:PASSWORD")
+        auth = (user, password)
+    if not 0 < args.port < 65536:
+        raise UserError(f"--port {args.port}: expected 1 to 65535")
+    try:
+        import gradio  # noqa: F401 - asked for here, where its absence can be told plainly
+    except ImportError:
+        raise UserError("the app needs gradio: pip install 'srrl[app]'") from None
+    from .page import serve
+    from .shelf import Shelf
+
+    serve(Shelf(args.runs, args.run), host=args.host, port=args.port, auth=auth)
+    return 0
+
+
+COMMAND = Command(
+    "app", "See teacher and student side by side in the browser.", add_arguments, run, EPILOG, "python -m app"
+)

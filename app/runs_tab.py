@@ -1,0 +1,114 @@
+"""The tab with what a run left: curves, pictures, report and settings, also while it is still training."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from .shelf import Shelf
+
+REFRESH = 5.0  # seconds
+
+
+def described(name: str, path: Path) -> dict[str, Any]:
+    """A run for the API: name, task, method, networks with their figures, and whether it is finished."""
+    from srrl.config import read_yaml
+    from srrl.runs import RunFolder
+
+    run = RunFolder(path)
+    config = read_yaml(run.config)
+    results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else {}
+    figures = {
+        m: {k: v for k, v in results.get(m, {}).items() if isinstance(v, int | float)} for m in run.models()
+    }
+    return {
+        "run": name,
+        "task": config.get("task"),
+        "method": config.get("method"),
+        "seed": config.get("seed"),
+        "finished": bool(results),
+        "networks": figures,
+    }
+
+
+def build(shelf: Shelf, run: gr.Dropdown) -> None:
+    """The tab's components; they follow the run that is chosen and look again every few seconds."""
+    state = gr.Markdown(elem_id="run-state")
+    curves = gr.Image(
+        label="Training: loss and validation figure by epoch",
+        show_label=False,
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id="curves",
+        alt_text="Training curves of the run",
+    )
+    pictures = gr.Gallery(label="Pictures of the report", columns=2, object_fit="contain", elem_id="plots")
+    with gr.Accordion("Report", open=True):
+        text = gr.Markdown(elem_id="report")
+    with gr.Accordion("Settings", open=False):
+        settings = gr.Code(language="yaml", label="config.yaml", interactive=False, elem_id="settings")
+
+    def look(name: str | None, seen: float) -> list[Any]:
+        try:
+            folders = shelf.folders()
+            if name not in folders:
+                raise UserError("No run is chosen.")
+        except UserError as error:
+            return [str(error), None, [], "", "", seen]
+        path = folders[name]
+        changed = max(p.stat().st_mtime for p in (path, *path.glob("*"), *path.glob("plots/*")))
+        if seen and (name, changed) == tuple(seen):
+            return [gr.skip()] * 6
+        written = path / "report.md"
+        report, captions = split_report(
+            written.read_text("utf-8") if written.is_file() else "*No report yet.*"
+        )
+        plots = {p.name: read(p) for p in sorted((path / "plots").glob("*.png"))}
+        first = plots.pop("curves.png", None)
+        others = [(image, captions.get(name, name)) for name, image in plots.items() if image is not None]
+        finished = (path / "results.json").is_file()
+        return [
+            "This run is finished."
+            if finished
+            else "This run is still training, or was stopped: the page looks again by itself.",
+            first,
+            others,
+            report,
+            (path / "config.yaml").read_text(encoding="utf-8"),
+            (name, changed),
+        ]
+
+    seen = gr.State(None)
+    outputs = [state, curves, pictures, text, settings, seen]
+    timer = gr.Timer(REFRESH)
+    gr.on(
+        [run.change, timer.tick], look, [run, seen], outputs, api_visibility="private", show_progress="hidden"
+    )
+
+
+def read(path: Path) -> np.ndarray | None:
+    """A plot of ours as an RGB array; None while it is being written."""
+    import cv2
+
+    image = cv2.imread(str(path))
+    return None if image is None else np.ascontiguousarray(image[..., ::-1])
+
+
+def split_report(markdown: str) -> tuple[str, dict[str, str]]:
+    """A report's text without its pictures, and the caption of each by file name: the pictures are shown beside it."""
+    captions = {name: caption for caption, name in re.findall(r"!\[([^\]]*)\]\(plots/([^)]*)\)", markdown)}
+    for caption in captions.values():
+        markdown = re.sub(
+            r"!\[" + re.escape(caption) + r"\]\([^)]*\)\n+" + re.escape(caption) + r"\n*", "", markdown
+        )
+    return re.sub(
+        r"(\w+@[\d.]+)", r"`\1`", markdown
+    ), captions  # else fr@0.10 becomes the link of a mail address

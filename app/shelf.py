@@ -1,0 +1,105 @@
+"""The runs that the app can show, and their networks, loaded when they are first asked for."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from srrl.config import RunSettings
+    from srrl.task import Task
+
+KEPT = 3  # runs whose networks stay in memory
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One run: its task and settings, its networks and predictors by name, and results.json where it is finished."""
+
+    path: Path
+    task: Task
+    cfg: RunSettings
+    models: dict[str, nn.Module]
+    predictors: dict[str, Any]
+    results: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the networks, teacher first."""
+        return list(self.models)
+
+
+class Shelf:
+    """Runs below ``root`` by their path from there, and the one named ``first``. Only what it lists can be opened."""
+
+    def __init__(self, root: str | Path = "runs", first: str | Path | None = None):
+        self.root, self._lock = Path(root), threading.Lock()
+        self.first = Path(first) if first is not None else None
+        self._loaded: OrderedDict[Path, tuple[tuple, Loaded]] = OrderedDict()
+        if self.first is not None:
+            from srrl.runs import RunFolder
+
+            RunFolder.open(self.first)
+
+    def folders(self) -> dict[str, Path]:
+        """Every run with saved weights by the name that it is chosen by: ``first``, then the newest."""
+        from srrl.runs import RunFolder
+
+        found = sorted(
+            (p.parent for p in self.root.glob("*/*/config.yaml")),
+            key=lambda p: p.joinpath("config.yaml").stat().st_mtime,
+            reverse=True,
+        )
+        named = {str(p.relative_to(self.root)): p for p in found}
+        if self.first is not None:
+            same = [k for k, p in named.items() if p.resolve() == self.first.resolve()]
+            name = same[0] if same else str(self.first)
+            named = {name: self.first} | named
+        return {k: p for k, p in named.items() if RunFolder(p).models()}
+
+    def load(self, name: str | None) -> Loaded:
+        """The run of this name. Raises UserError for a name that is not listed, and for a run that cannot be read."""
+        folders = self.folders()
+        if not folders:
+            raise UserError(
+                "There is no trained run yet. Make one with: python -m srrl.train --task faces --quick (about two minutes)."
+            )
+        if name not in folders:
+            raise UserError("There is no such run: choose one from the list.")
+        path = folders[name]
+        with self._lock:
+            state = _state(path)
+            if path in self._loaded and self._loaded[path][0] == state:
+                self._loaded.move_to_end(path)
+                return self._loaded[path][1]
+            loaded = _load(path)
+            self._loaded[path] = state, loaded
+            while len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
+            return loaded
+
+
+def _state(path: Path) -> tuple:
+    """What changes when the run goes on: the times of its weights and results."""
+    files = (*sorted((path / "weights").glob("*.safetensors")), path / "results.json")
+    return tuple((f.name, f.stat().st_mtime_ns) for f in files if f.is_file())
+
+
+def _load(path: Path) -> Loaded:
+    from srrl.api import open_run
+
+    opened = open_run(path)
+    models = opened.models()
+    predictors = {name: opened.task.predictor(model, opened.cfg) for name, model in models.items()}
+    results: dict[str, Any] = {}
+    if opened.run.results.is_file():
+        results = json.loads(opened.run.results.read_text(encoding="utf-8"))
+    return Loaded(Path(path), opened.task, opened.cfg, models, predictors, results)

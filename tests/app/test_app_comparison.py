@@ -1,0 +1,103 @@
+"""What the page is told: which runs there are, how far two networks are apart, what they cost."""
+
+import os
+
+import numpy as np
+import pytest
+from srrl_app.comparison import compare, costs
+from srrl_app.runs_tab import described, split_report
+from srrl_app.shelf import Shelf
+from srrl_tasks.faces.landmarker import Face
+
+from srrl.errors import UserError
+from srrl.inspection import count_parameters
+
+
+def test_runs_with_weights_are_listed_the_newest_first(runs):
+    os.utime(runs / "faces/001/config.yaml", (1e9, 1e9))
+    assert list(Shelf(runs).folders()) == ["classification/001", "faces/001"]
+    assert list(Shelf(runs, runs / "faces/001").folders()) == ["faces/001", "classification/001"]
+
+
+@pytest.mark.parametrize("name", ["../..", "/etc", "faces/../faces/001", "faces/002", "", None])
+def test_only_what_is_listed_is_opened(runs, name):
+    with pytest.raises(UserError, match="no such run"):
+        Shelf(runs).load(name)
+
+
+def test_without_runs_the_quick_job_is_offered(tmp_path):
+    with pytest.raises(UserError, match="python -m srrl.train --task faces --quick"):
+        Shelf(tmp_path).load("faces/001")
+    with pytest.raises(UserError, match="does not exist"):
+        Shelf(tmp_path, tmp_path / "gone")
+
+
+def test_networks_stay_loaded_until_their_run_goes_on(runs, tmp_path):
+    import shutil
+
+    shutil.copytree(runs / "classification", tmp_path / "classification")
+    shelf = Shelf(tmp_path)
+    first = shelf.load("classification/001")
+    assert shelf.load("classification/001") is first and first.names == ["teacher", "student"]
+    (tmp_path / "classification/001/results.json").write_text('{"student": {"top1": 50.0}}')
+    assert shelf.load("classification/001").results["student"]["top1"] == 50.0
+
+
+def test_distance_between_two_networks_by_hand(runs):
+    """Eyes 40 pixels apart; every point moved by (3, 4), one by (6, 8): 12.5 % and 25 %."""
+    student = Shelf(runs).load("faces/001").predictors["student"]
+    points = np.random.default_rng(0).uniform(20, 80, (68, 2))
+    points[36], points[45] = (30, 50), (70, 50)
+    moved = points + (3.0, 4.0)
+    moved[8] += (3.0, 4.0)
+    ours, theirs = ([Face(p, (0, 0, 99, 99), 1.0, np.ones(68))] for p in (moved, points))
+    picture, rows = student.difference(np.full((100, 100, 3), 200, np.uint8), ours, theirs)
+    assert rows[0]["mean_percent"] == pytest.approx((67 * 12.5 + 25) / 68)
+    assert rows[0]["largest_percent"] == pytest.approx(25) and rows[0]["point"] == 8
+    assert picture[0, 0].tolist() == [90] * 3  # darkened
+    y, x = points[40].round().astype(int)[::-1]
+    assert picture[y, x].min() > 200  # a white dot where the other network's point is
+
+
+def test_faces_are_looked_for_once_and_compared_face_by_face(runs):
+    run = Shelf(runs).load("faces/001")
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    found = compare(run, pixels, "whole")
+    assert set(found.drawn) == {"teacher", "student", "baseline"} and len(found.rows) == 1
+    assert found.summary.startswith("1 face found.") and found.difference.shape == pixels.shape
+    blank = compare(run, np.full((90, 120, 3), 128, np.uint8), "detector")
+    assert "No face was found" in blank.summary and blank.difference is None and not blank.rows
+
+
+def test_classes_of_both_networks_side_by_side(runs):
+    run = Shelf(runs).load("classification/001")
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    found = compare(run, pixels, "detector")
+    teacher, student = (run.predictors[n](pixels) for n in ("teacher", "student"))
+    assert found.header == ["class", "teacher", "student"]
+    row = next(r for r in found.rows if r[0] == teacher[0].name)
+    assert row[1] == round(100 * teacher[0].probability, 1)
+    assert ("disagree" in found.summary) == (teacher[0].name != student[0].name)
+
+
+def test_costs_are_those_of_each_network(runs):
+    run = Shelf(runs).load("faces/001")
+    header, rows = costs(run, 1)
+    assert [r[0] for r in rows] == ["teacher", "student", "baseline"]
+    table = {r[0]: dict(zip(header, r, strict=True)) for r in rows}
+    assert table["student"]["nme, %"] == 5.25 and table["baseline"]["nme, %"] is None
+    assert table["teacher"]["parameters, millions"] == round(count_parameters(run.models["teacher"]) / 1e6, 3)
+    for r in table.values():
+        assert 0 < r["one picture, ms (median)"] <= r["ms (95 %)"]
+
+
+def test_a_run_for_the_api(runs):
+    found = described("faces/001", runs / "faces/001")
+    assert found["finished"] and found["networks"]["student"] == {"nme": 5.25} and found["task"] == "faces"
+    assert not described("classification/001", runs / "classification/001")["finished"]
+
+
+def test_report_and_its_pictures_are_taken_apart(runs):
+    text, captions = split_report((runs / "faces/001/report.md").read_text())
+    assert captions == {"curves.png": "Curves by epoch."} and "Curves" not in text
+    assert "`fr@0.10`" in text
