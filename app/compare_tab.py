@@ -14,9 +14,10 @@ from .comparison import Compared, compare, costs, finds_faces
 from .pictures import open_picture
 
 if TYPE_CHECKING:
-    from .shelf import Loaded, Shelf
+    from .shelf import Shelf
 
 COMPUTE = "compute"  # one computation at a time, or each would make the others' timings worthless
+THREADS = 1  # of the timings: what a small device or one of many requests has
 BOXES = {"find the faces": "detector", "the whole picture is one face": "whole"}
 NETWORKS = ("teacher", "student", "baseline")
 TITLES = {
@@ -26,11 +27,50 @@ TITLES = {
 }
 
 
-def build(shelf: Shelf, run: gr.Dropdown) -> None:
-    """The tab's components and what they do."""
-    first = _looks(shelf, run.value)
-    with gr.Row(elem_classes="side-by-side"):
-        picture = gr.Image(
+class CompareTab:
+    """The tab's components, made where it is called, and what its button does."""
+
+    def __init__(self, shelf: Shelf, run: gr.Dropdown):
+        self.shelf = shelf
+        with gr.Row(elem_classes="side-by-side"):
+            self.ask(run)
+        with gr.Row(elem_classes="side-by-side"):
+            self.answer()
+        with gr.Row(elem_classes="side-by-side", visible=False) as self.faces:
+            self.differ()
+        self.table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
+        with gr.Accordion("What each network costs", open=True):
+            self.cost()
+        answers = [self.status, *self.images.values(), *self.labels.values(), self.third]
+        self.outputs = [*answers, self.faces, self.slider, self.difference, self.table]
+        self.go.click(
+            self.show,
+            [self.picture, run, self.box, self.with_third],
+            self.outputs,
+            api_name="compare",
+            concurrency_id=COMPUTE,
+            concurrency_limit=1,
+            show_progress_on=self.status,
+        ).then(
+            self.measure,
+            run,
+            [self.costs, self.bars, self.note],
+            api_name="benchmark",
+            concurrency_id=COMPUTE,
+            show_progress="hidden",
+        )
+        # only runs that look for faces ask where they are
+        run.change(
+            lambda name: gr.Radio(visible=self.looks(name)),
+            run,
+            self.box,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+
+    def ask(self, run: gr.Dropdown) -> None:
+        """What a person gives."""
+        self.picture = gr.Image(
             label="Your picture",
             sources=["upload", "clipboard", "webcam"],
             type="filepath",
@@ -39,53 +79,53 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
             alt_text="The picture that you chose",
         )
         # the file as it came: it is opened by our own rules, which have words for what is wrong with it
-        picture.preprocess = lambda payload: payload.path if payload is not None else None
+        self.picture.preprocess = lambda payload: payload.path if payload is not None else None
         with gr.Column():
-            box = gr.Radio(
-                list(BOXES), value=next(iter(BOXES)), label="Where is the face?", visible=first, elem_id="box"
+            self.box = gr.Radio(
+                list(BOXES),
+                value=next(iter(BOXES)),
+                label="Where is the face?",
+                visible=self.looks(run.value),
+                elem_id="box",
             )
-            third = gr.Checkbox(False, label="Also show the baseline", elem_id="third")
-            go = gr.Button("Compare", variant="primary", elem_id="go")
-            status = gr.Markdown("Choose a picture, then press Compare.", elem_id="status")
-    images, labels = {}, {}
-    with gr.Row(elem_classes="side-by-side"):
+            self.with_third = gr.Checkbox(False, label="Also show the baseline", elem_id="third")
+            self.go = gr.Button("Compare", variant="primary", elem_id="go")
+            self.status = gr.Markdown("Choose a picture, then press Compare.", elem_id="status")
+
+    def answer(self) -> None:
+        """A column for each network, that of the baseline on demand."""
+        self.images, self.labels = {}, {}
         for name in NETWORKS:
             with gr.Column(visible=name != "baseline") as column:
-                images[name] = gr.Image(
-                    label=TITLES[name],
-                    format="jpeg",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id=f"image-{name}",
-                    alt_text=f"What the {name} says about the picture",
+                self.images[name] = _picture(
+                    TITLES[name], f"image-{name}", f"What the {name} says about the picture"
                 )
-                labels[name] = gr.Label(
+                self.labels[name] = gr.Label(
                     label=f"{name.capitalize()}: the likeliest classes",
                     num_top_classes=5,
                     visible=False,
                     elem_id=f"label-{name}",
                 )
-            if name == "baseline":
-                baseline = column
-    with gr.Row(elem_classes="side-by-side", visible=False) as faces:
-        slider = gr.ImageSlider(
+        self.third = column
+
+    def differ(self) -> None:
+        """Landmarks of both, laid over each other."""
+        self.slider = gr.ImageSlider(
             label="Teacher left, student right: drag the line",
             format="jpeg",
             interactive=False,
             elem_id="slider",
         )
-        difference = gr.Image(
-            label="From the teacher's points (white dots) to the student's",
-            format="jpeg",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            elem_id="difference",
-            alt_text="Lines from each point of the teacher to the same point of the student",
+        self.difference = _picture(
+            "From the teacher's points (white dots) to the student's",
+            "difference",
+            "Lines from each point of the teacher to the same point of the student",
         )
-    table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
-    with gr.Accordion("What each network costs", open=True):
-        cost = gr.Dataframe(label="Measured now, on this machine", interactive=False, elem_id="cost")
-        bars = gr.BarPlot(
+
+    def cost(self) -> None:
+        """A table and bars of what is measured."""
+        self.costs = gr.Dataframe(label="Measured now, on this machine", interactive=False, elem_id="cost")
+        self.bars = gr.BarPlot(
             x="network",
             y="one picture, ms (median)",
             y_lim=[0, None],
@@ -96,84 +136,65 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
             height=200,
             elem_id="bars",
         )
-        note = gr.Markdown(elem_id="cost-note")
+        self.note = gr.Markdown(elem_id="cost-note")
 
-    def show(path: str | None, name: str | None, where: str, with_third: bool) -> list[Any]:
+    def looks(self, name: str | None) -> bool:
+        """Whether this run looks for faces before it predicts."""
         try:
-            loaded = shelf.load(name)
-            found = compare(loaded, open_picture(path), BOXES.get(where, "detector"))
-        except UserError as error:
-            return [str(error), *[gr.skip()] * (len(outputs) - 1)]
-        return shown(loaded, found, with_third)
+            return finds_faces(self.shelf.load(name))
+        except UserError:  # the button will say so
+            return False
 
-    def shown(loaded: Loaded, found: Compared, with_third: bool) -> list[Any]:
-        there = with_third and "baseline" in found.drawn
-        said = found.summary
-        if with_third and not there:
-            said += " This run has no baseline."
-        both = (
-            (found.drawn["teacher"], found.drawn["student"])
-            if {"teacher", "student"} <= found.drawn.keys()
-            else None
-        )
+    def show(self, picture: str | None, run: str | None, where: str, baseline: bool) -> list[Any]:
+        """A picture through every network of a run; what is wrong is said in the status, and the rest stays as it was."""
+        try:
+            loaded = self.shelf.load(run)
+            found = compare(loaded, open_picture(picture), BOXES.get(where, "detector"))
+        except UserError as error:
+            return [str(error), *[gr.skip()] * (len(self.outputs) - 1)]
+        there = baseline and "baseline" in found.drawn
+        said = found.summary + (" This run has no baseline." if baseline and not there else "")
         return [
             said,
             *(found.drawn.get(n) for n in NETWORKS),
             *(gr.Label(found.bars.get(n), visible=bool(found.bars)) for n in NETWORKS),
             gr.Column(visible=there),
-            gr.Row(visible=found.difference is not None),
-            both if found.difference is not None else None,
-            found.difference,
-            gr.Dataframe({"headers": found.header, "data": found.rows}, visible=bool(found.rows)),
+            *_differences(found),
         ]
 
-    def measured(name: str | None) -> list[Any]:
+    def measure(self, run: str | None) -> list[Any]:
+        """What each network of a run costs on this machine, measured now."""
         import pandas
 
-        threads = 1
         try:
-            loaded = shelf.load(name)
+            header, rows = costs(self.shelf.load(run), THREADS)
         except UserError:  # said already
             return [gr.skip()] * 3
-        header, rows = costs(loaded, threads)
         frame = pandas.DataFrame(rows, columns=header)
-        text = (
-            f"The networks took turns, {threads} thread, {os.cpu_count()} cores, without finding faces and drawing. The figure "
+        note = (
+            f"The networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. The figure "
             f"({header[1].replace(', ', ' in ')}) is that of the run's test data."
         )
-        return [frame, frame, text]
+        return [frame, frame, note]
 
-    outputs = [status, *images.values(), *labels.values(), baseline, faces, slider, difference, table]
-    done = go.click(
-        show,
-        [picture, run, box, third],
-        outputs,
-        api_name="compare",
-        concurrency_id=COMPUTE,
-        concurrency_limit=1,
-        show_progress_on=status,
+
+def _differences(found: Compared) -> list[Any]:
+    """For the row of faces, the slider, the picture of differences and the table."""
+    there = found.difference is not None
+    return [
+        gr.Row(visible=there),
+        (found.drawn["teacher"], found.drawn["student"]) if there else None,
+        found.difference,
+        gr.Dataframe({"headers": found.header, "data": found.rows}, visible=bool(found.rows)),
+    ]
+
+
+def _picture(label: str, name: str, text: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        format="jpeg",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id=name,
+        alt_text=text,
     )
-    done.then(
-        measured,
-        run,
-        [cost, bars, note],
-        api_name="benchmark",
-        concurrency_id=COMPUTE,
-        show_progress="hidden",
-    )
-
-    # only runs that look for faces ask where they are
-    run.change(
-        lambda name: gr.Radio(visible=_looks(shelf, name)),
-        run,
-        box,
-        api_visibility="private",
-        show_progress="hidden",
-    )
-
-
-def _looks(shelf: Shelf, name: str | None) -> bool:
-    try:
-        return finds_faces(shelf.load(name))
-    except UserError:
-        return False

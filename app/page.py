@@ -9,7 +9,8 @@ import gradio as gr
 
 from srrl.errors import UserError
 
-from . import compare_tab, runs_tab
+from . import runs_tab
+from .compare_tab import CompareTab
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -37,7 +38,7 @@ def build(shelf: Shelf) -> gr.Blocks:
             elem_id="run",
         )
         with gr.Tab("Compare", elem_id="tab-compare"):
-            compare_tab.build(shelf, run)
+            CompareTab(shelf, run)
         with gr.Tab("Runs", elem_id="tab-runs"):
             runs_tab.build(shelf, run)
 
