@@ -22,7 +22,7 @@ class BinaryStudent(ClassificationStudent):
 
     arch: str = "resnet14"
     width: float | None = Field(
-        None, gt=0, description="of the first stage; 8 where neither arch nor width is given"
+        None, gt=0, description="of the first stage; 4 for the digits where neither arch nor width is given"
     )
 
 

@@ -19,14 +19,14 @@ class BinaryTask(ClassificationTask):
     """One class a picture from a binary network; chosen and compared by top-1, percent, higher is better."""
 
     name = "binary"
-    default_width = 8
     digits = {
         "stage1_epochs": 100,
         "epochs": 200,
-        "batch_size": 16,
+        "batch_size": 10,
         "threads": 1,
         "data": {"per_class": 5},
-        "teacher": {"epochs": 100},
+        "teacher": {"epochs": 100, "lr": 0.04},
+        "optim": {"lr": 0.02},
         # a binary student cannot follow the teacher's features on 50 pictures: results/binary.md
         "alpha": 0.1,
         "beta": 0.1,
@@ -36,6 +36,11 @@ class BinaryTask(ClassificationTask):
     units = {"top5": "%", "ops": "BOPs/64 + FLOPs", "packed_bytes": "one bit a binary weight"}
     formats = ("packed", "onnx", "onnx-int8")
     quick = {"epochs": 6, "stage1_epochs": 4, "teacher": {"epochs": 10}}
+
+    def as_source(self, given: dict[str, Any]) -> dict[str, Any]:
+        """With all labels of the digits a lower rate is enough."""
+        values = super().as_source(given)
+        return values | {"optim": {"lr": 5e-3}, "teacher": {"lr": None}} if values else {}
 
     def build_student(self, cfg: BinarySettings) -> nn.Module:
         from ..classification.sources import DEFAULT_STATISTICS, STATISTICS

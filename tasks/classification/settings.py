@@ -42,7 +42,7 @@ class ClassificationStudent(StudentSettings):
 
     arch: str = "resnet8"
     width: float | None = Field(
-        None, gt=0, description="as the teacher's; 4 where neither arch nor width is given"
+        None, gt=0, description="as the teacher's; 4 for the digits where neither arch nor width is given"
     )
 
 

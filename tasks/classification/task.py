@@ -30,16 +30,18 @@ class ClassificationTask(Task):
     said_by_data = ("data.n_classes", "data.classes", "data.format", "image_size")
     quick = {"epochs": 10, "teacher": {"epochs": 10}}
 
-    default_width = 4  # of the student for the digits: with its usual width there would be little to gain
+    digits_width = 4  # of the student for the digits: with its usual width there would be little to gain
     # five labels a class: with all of them a student of this size has nothing to learn from a teacher
     # and one thread, since two wait for each other longer than such networks compute
     digits: dict[str, Any] = {"epochs": 100, "batch_size": 16, "threads": 1, "data": {"per_class": 5}}
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
+        if not _digits(given):
+            return {}
         student = given.get("student")
         student = student if isinstance(student, dict) else {}  # what it is instead is the schema's to refuse
-        values = {} if {"arch", "width"} & student.keys() else {"student": {"width": self.default_width}}
-        return values | (self.digits if _digits(given) else {})
+        own = {} if {"arch", "width"} & student.keys() else {"student": {"width": self.digits_width}}
+        return own | self.digits
 
     def as_source(self, given: dict[str, Any]) -> dict[str, Any]:
         """All labels of the digits: it is the other domain that has none."""
