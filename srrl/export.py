@@ -26,12 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", required=True, metavar="F", help="onnx, onnx-int8, or packed (binary networks)"
     )
-    parser.add_argument("--out", metavar="FILE", help="new file (default: student-F in the run folder)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="new file (default: student.onnx, student-int8.onnx or student-packed.safetensors in the run folder)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from srrl.api import open_run
-    from srrl.runs import atomic
+    from srrl.runs import atomic, check_writable
 
     opened = open_run(args.run, "student")
     task, cfg = opened.task, opened.cfg
@@ -47,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         check_packages()
         if out.suffix != ".onnx":
             raise UserError(f"--out {out}: expected a name that ends in .onnx, by which the file is known")
+    check_writable("--out", str(out))
+    calibrates = args.format == "onnx-int8"
+    data = task.prepare(cfg, lambda text: print(text, file=sys.stderr), evaluation=not calibrates)
     with atomic(out) as temporary:
-        say = lambda text: print(text, file=sys.stderr)  # noqa: E731 - what prepare tells
-        calibrates = args.format == "onnx-int8"
-        data = task.prepare(cfg, say, evaluation=not calibrates)
         writer = {"onnx": write_float, "onnx-int8": write_quantized}.get(args.format, write_exact)
         lines = writer(args.format, opened, data, temporary)
     print(

@@ -27,7 +27,8 @@ TOLERANCE = 1e-3  # what a graph may differ from torch by: see check_onnx
 CHECKED = 64  # pictures that are compared
 CALIBRATED = 256  # pictures that the ranges of int8 activations are taken from
 # what is computed on int8: layers with weights, and what lies between them
-QUANTIZED = ["Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "AveragePool"]
+# (a ReLU belongs to the layer before it; ONNX Runtime has no ConvTranspose on int8)
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "Add", "MaxPool", "GlobalAveragePool", "AveragePool"]
 
 
 class PixelGraph(nn.Module):
@@ -149,7 +150,7 @@ def portable(cfg: RunSettings) -> dict[str, Any]:
     """The settings that predictions need, as plain values: without what belongs to the machine or to the teacher."""
     values = cfg.model_dump(mode="json")
     for section, keys in (
-        ("data", ("train", "val", "test", "format", "workers")),
+        ("data", ("train", "val", "test", "format", "workers", "cache_dir")),
         ("student", ("init",)),
         ("cross_domain", ("train", "val", "test", "format")),
     ):

@@ -62,11 +62,22 @@ class OnnxNetwork(nn.Module):
                 f"{path} was not written by python -m srrl.export: give such a file, or a run folder"
             )
         self.output_kind = self.session.get_outputs()[0].name
+        self.raw_alone = _raw_alone()
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # says on which device it takes images
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        return torch.from_numpy(self.session.run([self.output_kind], {"pixels": pixels.numpy()})[0])
+        found = self.session.run([self.output_kind], {"pixels": pixels.numpy()}, self.raw_alone)
+        return torch.from_numpy(found[0])
+
+
+def _raw_alone() -> Any:
+    """Run options that leave out what the raw output does not need: else the answers are computed, too, and thrown away."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def open_onnx(path: Path, threads: int = 0) -> tuple[Task, OnnxNetwork, RunSettings]:
@@ -75,6 +86,12 @@ def open_onnx(path: Path, threads: int = 0) -> tuple[Task, OnnxNetwork, RunSetti
     from srrl.task import get_task
 
     network = OnnxNetwork(path, threads)
-    values = json.loads(network.metadata["settings"])
-    task = get_task(network.metadata["task"], values)
-    return task, network.eval(), resolve(task.settings, values)
+    try:
+        values = json.loads(network.metadata["settings"])
+        task = get_task(network.metadata["task"], values)
+        return task, network.eval(), resolve(task.settings, values)
+    except (UserError, KeyError, ValueError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{path} does not describe itself as this version expects ({reason}): export it again"
+        ) from error

@@ -47,6 +47,7 @@ class Transferred(nn.Module):
             for m, name in ((student, "student"), (teacher, "teacher"))
         ]
         spatial = on_noise(teacher, "teacher", lambda x: teacher(x).ndim) == 4
+        self.output_kind = "heatmaps" if spatial else "logits"
         ratio = sides[1] / sides[0]
         self.shrink = ratio if ratio < 1 and not spatial else None
         self.enlarge = ratio if ratio != 1 and spatial else None

@@ -23,7 +23,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 SHEET = README.parent / "docs" / "synthetic-faces.png"
 FACES = {
     "image_size": 64,
-    "data": {"train": "/somewhere/of/mine", "n_points": 68},
+    "data": {"train": "/somewhere/of/mine", "cache_dir": "/somewhere/of/mine/too", "n_points": 68},
     "student": {"width": 4, "decoder": [8, 8, 8]},
 }
 DIGITS = {"image_size": 16, "data": {"n_classes": 10, "classes": list("0123456789")}}
@@ -138,7 +138,7 @@ def test_the_file_says_what_it_takes_and_nothing_of_the_machine(written):
         assert props["srrl.image_size"] == str(size) and props["srrl.task"] == name
         assert [o.name for o in proto.graph.output] == outputs
         data = path.read_bytes()
-        assert b"/somewhere/of/mine" not in data and b".py" not in data
+        assert b"/somewhere" not in data and b".py" not in data
         assert str(README.parent).encode() not in data
 
 
@@ -216,6 +216,17 @@ def test_readme_example_runs_without_torch(written, tmp_path):
     assert compared >= 3
 
 
+@pytest.mark.parametrize("method", ["simkd", "srrl_head"])
+def test_students_that_keep_the_teachers_head(method, tmp_path):
+    from srrl.distillers import distiller_class
+
+    task, student, cfg = student_of("classification", DIGITS)
+    model = distiller_class(method).deployed(student, task.build_teacher(cfg)).eval()
+    graph = write_onnx(task, model, cfg, tmp_path / "a.onnx")
+    count, largest = check_onnx(graph, tmp_path / "a.onnx", Pictures(16))
+    assert count == 6 and largest["probabilities"] < 1e-4
+
+
 def test_damaged_and_foreign_files_are_named(tmp_path, written):
     (tmp_path / "half.onnx").write_bytes(written["classification"][-1].read_bytes()[:2000])
     with pytest.raises(UserError, match="half.onnx is damaged or no ONNX graph"):
@@ -225,5 +236,14 @@ def test_damaged_and_foreign_files_are_named(tmp_path, written):
     onnx.save(proto, tmp_path / "foreign.onnx")
     with pytest.raises(UserError, match="foreign.onnx was not written by python -m srrl.export"):
         srrl.load(tmp_path / "foreign.onnx")
+    proto = onnx.load(written["classification"][-1])
+    for prop in proto.metadata_props:
+        if prop.key == "srrl.settings":
+            prop.value = '{"novel": 1}'
+    onnx.save(proto, tmp_path / "newer.onnx")
+    with pytest.raises(
+        UserError, match="newer.onnx does not describe itself as this version expects .*novel"
+    ):
+        srrl.load(tmp_path / "newer.onnx")
     with pytest.raises(UserError, match="holds the student alone"):
         srrl.load(written["classification"][-1], "teacher")
