@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
-from srrl.distillers.stages import pairs, stage_channels
+from srrl.distillers.stages import PreReLU, pairs, stage_channels
 
 
 class Fusion(nn.Module):
@@ -49,9 +51,10 @@ def hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
 class ReviewKD(Distiller):
     """L = L_supervised + w · review_weight · Σ over stages HCL(fused student map, teacher map), w rising over review_warmup epochs.
 
-    Maps are taken as the stages give them, behind their ReLU (mdistiller takes them before it). From the deepest stage
-    upwards each student map is fused with the deeper ones (ABF) before it is compared. Under a
-    pooled head the pooled features are the deepest stage.
+    The teacher's maps are taken before the ReLU that ends each stage, as the authors' code does, the student's behind it;
+    those of a teacher whose stages do not all end in one (linear bottlenecks) are taken as they come. From the deepest
+    stage upwards each student map is fused with the deeper ones (ABF) before it is compared. Under a pooled head the
+    pooled features, behind the ReLU in both, are the deepest stage.
     """
 
     name = "reviewkd"
@@ -64,6 +67,7 @@ class ReviewKD(Distiller):
     ):
         super().__init__(student, teacher, criterion, settings)
         channels = pairs(stage_channels(student, "student"), stage_channels(self.teacher, "teacher"))
+        self.before = PreReLU.where_found(self.teacher, "teacher")
         if criterion.kind == "logits":
             channels.append(channels[-1])
         mid = min(settings.review_channels, channels[-1][0])
@@ -73,11 +77,12 @@ class ReviewKD(Distiller):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)
-        taught, _ = self.teach_stages(x)
+        with self.before.seen() if self.before else contextlib.nullcontext({}) as before:
+            taught, _ = self.teach_stages(x)
         learnt, output = self.learn_stages(x)
-        found = pairs(learnt, taught)
+        found = pairs(learnt, [before[i].detach() for i in sorted(before)] or taught)
         if self.criterion.kind == "logits":
-            found.append(tuple(m.mean((2, 3), keepdim=True) for m in found[-1]))
+            found.append(tuple(m.mean((2, 3), keepdim=True) for m in (learnt[-1], taught[-1])))
         review, deeper = output.new_zeros(()), None
         for fusion, (student, teacher) in zip(reversed(self.fusions), reversed(found), strict=True):
             compared, deeper = fusion(student, deeper, tuple(teacher.shape[2:]))

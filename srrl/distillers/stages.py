@@ -99,6 +99,14 @@ class PreReLU:
         )
         return [m.shape[1] for m in maps] if fits else []
 
+    @classmethod
+    def where_found(cls, model: nn.Module, name: str) -> PreReLU | None:
+        """Those of a network all of whose stages end in a ReLU, else None."""
+        try:
+            return cls(model, name, "")
+        except UserError:
+            return None
+
     @contextlib.contextmanager
     def seen(self) -> Iterator[dict[int, Tensor]]:
         """Within the block, a pass of the network leaves its maps here, by stage."""

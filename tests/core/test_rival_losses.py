@@ -279,19 +279,40 @@ def test_attention_is_compared_at_every_stage():
 
 
 def test_review_goes_from_the_pooled_features_up_through_every_stage():
-    """By the modules themselves, written out: pooled, then stages 2, 1 and 0, each fused with what came before."""
+    """By the modules themselves, written out: pooled, then stages 2, 1 and 0, each fused with what came before.
+
+    The teacher's maps stand before each stage's ReLU, the pooled features behind it.
+    """
     distiller, data = make("reviewkd").eval(), batch()
     with torch.no_grad():
         s = distiller.student.forward_intermediates(data["image"])
-        t = distiller.teacher.model.forward_intermediates(data["image"])
+        t, x = [], data["image"]
+        for conv, norm, relu in distiller.teacher.model.stages:
+            t.append(norm(conv(x)))
+            x = relu(t[-1])
         f, total = distiller.fusions, 0.0
         out, deeper = f[3](s[2].mean((2, 3), keepdim=True), None, (1, 1))
-        total += float(reviewkd.hierarchical(out, t[2].mean((2, 3), keepdim=True)))
+        total += float(reviewkd.hierarchical(out, x.mean((2, 3), keepdim=True)))
         for stage in (2, 1, 0):
             out, deeper = f[stage](s[stage], deeper, tuple(t[stage].shape[2:]))
             total += float(reviewkd.hierarchical(out, t[stage]))
     assert float(distiller(data)["review"]) == pytest.approx(total, rel=1e-5)
     assert f[3].attention is None and all(f[i].attention is not None for i in range(3))
+
+
+def test_review_takes_the_maps_of_a_teacher_without_relus_as_they_come():
+    teacher, data = Staged((6, 8, 9), act=nn.Hardswish, seed=2), batch()
+    distiller = make("reviewkd", teacher=teacher).eval()
+    with torch.no_grad():
+        s = distiller.student.forward_intermediates(data["image"])
+        t = teacher.eval().forward_intermediates(data["image"])
+        f, deeper, total = distiller.fusions, None, 0.0
+        s.append(s[2].mean((2, 3), keepdim=True))
+        t.append(t[2].mean((2, 3), keepdim=True))
+        for i in (3, 2, 1, 0):
+            out, deeper = f[i](s[i], deeper, tuple(t[i].shape[2:]))
+            total += float(reviewkd.hierarchical(out, t[i]))
+    assert float(distiller(data)["review"]) == pytest.approx(total, rel=1e-5)
 
 
 def test_margins_are_fixed_after_the_first_fifty_batches():
