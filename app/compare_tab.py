@@ -97,7 +97,7 @@ class CompareTab:
         self.images, self.labels = {}, {}
         for name in NETWORKS:
             with gr.Column(visible=name != "baseline") as column:
-                self.images[name] = _picture(
+                self.images[name] = picture_out(
                     TITLES[name], f"image-{name}", f"What the {name} says about the picture"
                 )
                 self.labels[name] = gr.Label(
@@ -116,7 +116,7 @@ class CompareTab:
             interactive=False,
             elem_id="slider",
         )
-        self.difference = _picture(
+        self.difference = picture_out(
             "From the teacher's points (white dots) to the student's",
             "difference",
             "Lines from each point of the teacher to the same point of the student",
@@ -189,7 +189,8 @@ def _differences(found: Compared) -> list[Any]:
     ]
 
 
-def _picture(label: str, name: str, text: str) -> gr.Image:
+def picture_out(label: str, name: str, text: str) -> gr.Image:
+    """A place for a picture of ours; ``text`` is what it says to those who cannot see it."""
     return gr.Image(
         label=label,
         format="jpeg",

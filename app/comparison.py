@@ -44,7 +44,7 @@ def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None) -> Compared:
             for r in rows
         ]
         mean = float(np.mean([r["mean_percent"] for r in rows]))
-        compared.summary += f" The student's points are {mean:.1f} % of the distance between the eyes away from the teacher's, on average."
+        compared.summary += f" The student's points are {mean:.1f} % of {student.size_name} away from the teacher's, on average."
     return compared
 
 

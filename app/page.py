@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from srrl.errors import UserError
+from srrl.interrupt import GracefulStop
 
 from . import runs_tab
 from .compare_tab import CompareTab
+from .job import Job
+from .live_tab import LiveTab
+from .train_tab import TrainTab
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -18,6 +22,11 @@ if TYPE_CHECKING:
 INTRODUCTION = """# Teacher and student, side by side
 The **teacher** is the large network, the **student** the small one that learned from it. Choose a trained run and a
 picture, and see whether the student is good enough. Pictures stay on this machine."""
+NOTHING = """### There is no trained run yet
+A quick one takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
+LOCAL = ("127.0.0.1", "localhost", "::1")
+EVERY = 5.0  # seconds between two looks for new runs
+KEPT = (300, 1800)  # seconds between two looks for pictures and videos to delete, and their age then
 WAITING = 64  # requests in the queue; the next one is told to come again
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
@@ -25,11 +34,15 @@ CSS = """
 """
 
 
-def build(shelf: Shelf) -> gr.Blocks:
-    """The whole page for the runs of ``shelf``."""
-    with gr.Blocks(title="SRRL: teacher and student", analytics_enabled=False) as page:
+def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
+    """The whole page for the runs of ``shelf``; without a ``job`` nobody can train from it."""
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    with gr.Blocks(title="SRRL: teacher and student", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown(INTRODUCTION)
         names = list(shelf.folders())
+        with gr.Column(visible=not names, elem_id="nothing") as nothing:
+            gr.Markdown(NOTHING if job else "### There is no trained run yet")
+            first = gr.Button("Train one now", variant="primary", visible=job is not None, elem_id="first")
         run = gr.Dropdown(
             names,
             value=names[0] if names else None,
@@ -37,16 +50,33 @@ def build(shelf: Shelf) -> gr.Blocks:
             info="Folders that python -m srrl.train made, the newest first",
             elem_id="run",
         )
-        with gr.Tab("Compare", elem_id="tab-compare"):
-            CompareTab(shelf, run)
-        with gr.Tab("Runs", elem_id="tab-runs"):
-            runs_tab.build(shelf, run)
+        run.preprocess = lambda name: (
+            name
+        )  # runs come while the page is open: the shelf knows which there are
+        with gr.Tabs() as tabs:
+            with gr.Tab("Compare", elem_id="tab-compare"):
+                CompareTab(shelf, run)
+            with gr.Tab("Live", elem_id="tab-live"):
+                LiveTab(shelf, run)
+            with gr.Tab("Runs", elem_id="tab-runs"):
+                runs_tab.build(shelf, run)
+            if job is not None:
+                with gr.Tab("Train", id="train", elem_id="tab-train"):
+                    training = TrainTab(job)
+                first.click(lambda: gr.Tabs(selected="train"), None, tabs, **quiet).then(
+                    training.begin, [training.task, training.length], training.outputs, **quiet
+                )
 
-        def refreshed(chosen: str | None) -> Any:
+        def refreshed(chosen: str | None, known: list[str] | None) -> list[Any]:
             names = list(shelf.folders())
-            return gr.Dropdown(names, value=chosen if chosen in names else (names[0] if names else None))
+            if names == known:
+                return [gr.skip()] * 3
+            value = chosen if chosen in names else (names[0] if names else None)
+            return [gr.Dropdown(names, value=value), gr.Column(visible=not names), names]
 
-        page.load(refreshed, run, run, api_visibility="private")
+        known = gr.State(None)
+        timer = gr.Timer(EVERY)
+        gr.on([page.load, timer.tick], refreshed, [run, known], [run, nothing, known], **quiet)
 
         def runs() -> list[dict[str, Any]]:
             """Every run with its task, networks and figures."""
@@ -59,9 +89,13 @@ def build(shelf: Shelf) -> gr.Blocks:
 def serve(
     shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, block: bool = True
 ) -> gr.Blocks:
-    """Starts the server. Raises UserError where the address is not to be had."""
+    """Starts the server. Raises UserError where the address is not to be had.
+
+    Training can be started from the page where it is for this machine alone, or asks for a password.
+    """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    page = build(shelf)
+    job = Job(shelf.root) if host in LOCAL or auth else None
+    page = build(shelf, job)
     try:
         page.launch(
             server_name=host,
@@ -85,5 +119,10 @@ def serve(
         raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another --port") from None
     print(f"http://{host}:{port}  (Ctrl-C ends it)", flush=True)
     if block:
-        page.block_thread()
+        try:
+            with GracefulStop():
+                page.block_thread()
+        finally:
+            if job is not None:
+                job.close()
     return page

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,40 +19,55 @@ LONGEST = 2048  # pixels; larger pictures are shrunk to this before anything loo
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
-def open_picture(path: str | Path | None) -> np.ndarray:
+def open_picture(source: str | Path | None) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright, at most ``LONGEST`` pixels a side; of an animation its first frame.
 
-    Raises UserError in words for the person who chose the file. The size is read from the header, before any pixel.
+    ``source``: a file, or a data URL, which is how a camera's frames come. Raises UserError in words for the person who
+    chose it. The size is read from the header, before any pixel.
     """
     from PIL import Image, UnidentifiedImageError
 
-    if not path:
+    if not source:
         raise UserError("No picture yet: choose one, paste one, or take one with the camera.")
-    path = Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the limit below is ours
-            with Image.open(path, formats=KINDS) as opened:
+            with Image.open(_readable(source), formats=KINDS) as opened:
                 width, height = opened.size
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise UserError(_too_large("far more")) from None
+                if width * height > MOST_PIXELS:
+                    raise UserError(_too_large(f"{width} × {height} pixels"))
+                pixels = _decoded(opened)
+    except Image.DecompressionBombError:
+        raise UserError(_too_large("far more")) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise UserError(
             "This file is not a picture that can be opened here: use JPEG, PNG, WebP, BMP, GIF or TIFF."
         ) from None
-    if width * height > MOST_PIXELS:
-        raise UserError(_too_large(f"{width} × {height} pixels"))
-    try:
-        pixels = to_rgb(path)
-    except UserError:
-        raise UserError(
-            "This picture is damaged and cannot be opened: save it again, or choose another."
-        ) from None
-    shrink = LONGEST / max(pixels.shape[:2])
+    return shrunk(pixels, LONGEST)
+
+
+def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """The picture with its longer side at most ``longest`` pixels."""
+    shrink = longest / max(pixels.shape[:2])
     if shrink >= 1:
         return pixels
     size = (max(1, round(pixels.shape[1] * shrink)), max(1, round(pixels.shape[0] * shrink)))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _readable(source: str | Path) -> Path | io.BytesIO:
+    if isinstance(source, str) and source.startswith("data:"):
+        return io.BytesIO(base64.b64decode(source.partition(",")[2]))
+    return Path(source)
+
+
+def _decoded(opened: Any) -> np.ndarray:
+    try:
+        return to_rgb(opened)
+    except UserError:
+        raise UserError(
+            "This picture is damaged and cannot be opened: save it again, or choose another."
+        ) from None
 
 
 def _too_large(size: str) -> str:

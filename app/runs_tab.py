@@ -95,10 +95,10 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
 
 
 def read(path: Path) -> np.ndarray | None:
-    """A plot of ours as an RGB array; None while it is being written."""
+    """A plot of ours as an RGB array; None where it is not there yet."""
     import cv2
 
-    image = cv2.imread(str(path))
+    image = cv2.imread(str(path)) if path.is_file() else None
     return None if image is None else np.ascontiguousarray(image[..., ::-1])
 
 

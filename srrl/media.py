@@ -109,8 +109,7 @@ def read_video(path: Path) -> Iterator[tuple[np.ndarray, float]]:
 
     capture = cv2.VideoCapture(str(path))
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        rate = rate if 0 < rate <= 1000 else 25.0  # streams without a rate say 0 or nonsense
+        rate = _rate(capture)
         empty = True
         while True:
             there, frame = capture.read()
@@ -124,16 +123,38 @@ def read_video(path: Path) -> Iterator[tuple[np.ndarray, float]]:
         capture.release()
 
 
+def video_length(path: Path) -> tuple[int, float]:
+    """Frames, 0 where the file does not say how many, and frames a second, as :func:`read_video` gives it."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))), _rate(capture)
+    finally:
+        capture.release()
+
+
+def _rate(capture: Any) -> float:
+    import cv2
+
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if 0 < rate <= 1000 else 25.0  # streams without a rate say 0 or nonsense
+
+
 class VideoFile:
-    """An MP4 (MPEG-4 part 2, the one codec that OpenCV's wheels always write) of frames of one size."""
+    """A video of frames of one size: WebM (VP8) for ``.webm``, which browsers play, else MPEG-4 part 2, faster to write.
+
+    They are the codecs that OpenCV's wheels always write.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...], rate: float):
         import cv2
 
         self.path = path
-        self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (shape[1], shape[0]))
+        codec = "VP80" if path.suffix == ".webm" else "mp4v"
+        self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (shape[1], shape[0]))
         if not self.writer.isOpened():
-            raise RunError(f"could not write {path}: OpenCV has no MPEG-4 encoder here; use --no-overlay")
+            raise RunError(f"could not write {path}: OpenCV has no {codec} encoder here; use --no-overlay")
 
     def add(self, image: np.ndarray) -> None:
         """One RGB frame."""

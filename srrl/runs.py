@@ -79,8 +79,8 @@ class RunFolder:
         self.report = self.path / "report.md"
 
     @classmethod
-    def create(cls, task: str, explicit: str | None = None) -> RunFolder:
-        """A fresh folder: ``explicit`` (must be new or empty), or the next free number under ``runs/<task>/``."""
+    def create(cls, task: str, explicit: str | None = None, root: str | Path = "runs") -> RunFolder:
+        """A fresh folder: ``explicit`` (must be new or empty), or the next free number under ``<root>/<task>/``."""
         if explicit is not None:
             path = Path(explicit)
             try:
@@ -94,7 +94,7 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"run folder {path.absolute()} cannot be made: {error.strerror}") from error
             return cls(path)
-        root = Path("runs") / task
+        root = Path(root) / task
         number = 1 + max((int(p.name) for p in root.glob("*") if p.name.isdecimal()), default=0)
         while True:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from .draw import draw_moves, draw_points, draw_rect
 from .predict import heatmaps, make_codec
 from .schemes import scheme_for
 from .settings import FacesSettings
+
+if TYPE_CHECKING:
+    from .follow import Follower
 
 BATCH = 32  # faces that go through the network at a time
 
@@ -87,12 +90,12 @@ class Landmarker:
     def predict(self, pixels: np.ndarray, look: Look) -> list[Face]:
         """The face at each rectangle, in their order."""
         crops = [Crop.around_rect(rect, self.cfg.image_size, look.scale) for rect in look.rects]
-        faces = self._predict(pixels, look.rects, crops)
+        faces = self.predict_crops(pixels, look.rects, crops)
         for _ in range(
             look.passes - 1
         ):  # a detector's box is off by a tenth of a face, the points around it by less
             crops = [self._around(face, crop) for face, crop in zip(faces, crops, strict=True)]
-            faces = self._predict(pixels, look.rects, crops)
+            faces = self.predict_crops(pixels, look.rects, crops)
         return faces
 
     def _around(self, face: Face, crop: Crop) -> Crop:
@@ -102,7 +105,8 @@ class Landmarker:
         return Crop.around_points(face.points, self.cfg.image_size, self.cfg.data.scale)
 
     @torch.no_grad()
-    def _predict(self, pixels: np.ndarray, rects: list[Rect], crops: list[Crop]) -> list[Face]:
+    def predict_crops(self, pixels: np.ndarray, rects: list[Rect], crops: list[Crop]) -> list[Face]:
+        """The face in each crop, in their order; ``rects`` are the boxes that they are shown with."""
         device = next(self.model.parameters()).device
         flip_order = self.scheme.flip_order if self.cfg.flip_test else None
         faces = []
@@ -120,6 +124,22 @@ class Landmarker:
                 faces.append(Face(crop.invert(p), rect, float(s.mean()), s))
         return faces
 
+    def size(self, face: Face) -> float:
+        """The length in pixels that distances within a face are given in: between its eyes, where the points have two."""
+        return float(self.scheme.normaliser(face.points[None], self.scheme.own_normaliser)[0])
+
+    @property
+    def size_name(self) -> str:
+        """What :meth:`size` is, for people."""
+        eyes = self.scheme.own_normaliser in self.scheme.eye_groups
+        return "the distance between the eyes" if eyes else "the size of the face"
+
+    def follow(self, *, smooth: bool = False, box: str | None = None) -> Follower:
+        """For frames that follow each other, in which faces are found once and followed; see :class:`Follower`."""
+        from .follow import Follower
+
+        return Follower(self, smooth=smooth, box=box)
+
     def draw(self, image: Any, faces: list[Face]) -> np.ndarray:
         """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box."""
         out = to_rgb(image).copy()
@@ -135,14 +155,14 @@ class Landmarker:
         """How far the points of ``faces`` are from those of ``others``, the same faces by another network.
 
         The picture, darkened, with a line from each point of ``others`` (a dot) to that of ``faces``; and a row a face:
-        mean and largest distance in percent of the distance between the eyes of ``others``, and the point that is it.
+        mean and largest distance in percent of the :meth:`size` of ``others``, and the point that is it.
         """
         out = (to_rgb(image) * 0.45).round().astype(np.uint8)
         rows = []
         for number, (face, other) in enumerate(zip(faces, others, strict=True)):
             moved = np.linalg.norm(face.points - other.points, axis=1)
-            eyes = float(self.scheme.normaliser(other.points[None])[0])
-            percent = 100 * moved / eyes if eyes > 0 else np.full_like(moved, np.nan)
+            size = self.size(other)
+            percent = 100 * moved / size if size > 0 else np.full_like(moved, np.nan)
             out = draw_moves(out, other.points, face.points)
             rows.append(
                 {

@@ -57,6 +57,11 @@ class Scheme:
         words["diagonal"] = "diagonal of the bounding box of the landmarks"
         return words
 
+    @property
+    def own_normaliser(self) -> str:
+        """The normaliser that needs the points alone: the default, or landmark-box where that needs rectangles."""
+        return "landmark-box" if self.default_normaliser == "box" else self.default_normaliser
+
     def normaliser(
         self, points: np.ndarray, name: str | None = None, rects: np.ndarray | None = None
     ) -> np.ndarray:

@@ -1,0 +1,182 @@
+"""Frames that follow each other, through teacher and student: a camera's as they come, a video's one after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srrl.errors import UserError
+from srrl.media import VideoFile, read_video, video_length
+from srrl.speed import threads
+
+from .pictures import shrunk
+
+if TYPE_CHECKING:
+    from .shelf import Loaded
+
+THREADS = 1  # of each network: teacher and student run beside each other, and small networks gain little from more
+IDLE = 5.0  # seconds without a frame after which the teacher's thread ends
+WIDTH = 640  # pixels of each half of an annotated video
+LONGEST = 60.0  # seconds of a video that are looked at
+CLOCK = 20  # frames that a rate is taken over
+
+
+class Watcher:
+    """One network on frames that follow each other: what it sees drawn, how long it takes, how much its points tremble."""
+
+    def __init__(self, predictor: Any, *, smooth: bool, box: str | None):
+        self.predictor = predictor
+        follows = hasattr(predictor, "follow")
+        self.follower = predictor.follow(smooth=smooth, box=box) if follows else None
+        self.took: deque[float] = deque(maxlen=CLOCK)  # seconds of the last frames, with finding and drawing
+        self.ended: deque[float] = deque(maxlen=CLOCK)
+
+    def __call__(self, pixels: np.ndarray, seconds: float) -> np.ndarray:
+        """The frame (H, W, 3) uint8 RGB with what was found."""
+        began = time.perf_counter()
+        with threads(THREADS):
+            found = self.follower(pixels, seconds) if self.follower is not None else self.predictor(pixels)
+        drawn = self.predictor.draw(pixels, found)
+        self.ended.append(time.perf_counter())
+        self.took.append(self.ended[-1] - began)
+        return drawn
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, over the last ones."""
+        span = self.ended[-1] - self.ended[0] if len(self.ended) > 1 else 0.0
+        return (len(self.ended) - 1) / span if span > 0 else 0.0
+
+    @property
+    def milliseconds(self) -> float:
+        """That a frame takes, the median of the last ones."""
+        return 1000 * float(np.median(self.took)) if self.took else 0.0
+
+    @property
+    def jitter(self) -> str:
+        """In words; empty where there are no points."""
+        value = getattr(self.follower, "jitter", None)
+        return "" if value is None else f", jitter {value:.2f} % of {self.predictor.size_name}"
+
+
+class Camera:
+    """A camera's frames: the student sees each one, the teacher, in a thread of its own, the latest when it is ready.
+
+    So the student's pace is not the teacher's. The thread ends by itself when no more frames come.
+    """
+
+    def __init__(self, loaded: Loaded, *, smooth: bool, box: str | None):
+        make = {n: Watcher(p, smooth=smooth, box=box) for n, p in loaded.predictors.items()}
+        if "student" not in make:
+            raise UserError("This run has no student yet: choose another run.")
+        self.student, self.teacher = make["student"], make.get("teacher")
+        self._condition = threading.Condition()
+        self._waiting: tuple[np.ndarray, float] | None = None
+        self._drawn: np.ndarray | None = None
+        self._thread: threading.Thread | None = None
+        self._failed = ""
+
+    def frame(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The student's picture of this frame, and the teacher's newest one, None where that was given already."""
+        now = time.monotonic()
+        if self.teacher is not None:
+            with self._condition:
+                self._waiting = pixels, now
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._teach, daemon=True)
+                    self._thread.start()
+                self._condition.notify()
+        seen = self.student(pixels, now)
+        with self._condition:
+            drawn, self._drawn = self._drawn, None
+        return seen, drawn
+
+    def said(self) -> str:
+        """How fast both are."""
+        lines = [self._line("Student", self.student)]
+        if self.teacher is not None:
+            lines.append(self._failed or self._line("Teacher", self.teacher))
+        return "  \n".join(lines)
+
+    @staticmethod
+    def _line(name: str, watcher: Watcher) -> str:
+        return f"**{name}**: {watcher.rate:.1f} frames a second, {watcher.milliseconds:.0f} ms each{watcher.jitter}"
+
+    def _teach(self) -> None:
+        while True:
+            with self._condition:
+                if not self._condition.wait_for(lambda: self._waiting is not None, IDLE):
+                    return
+                (pixels, when), self._waiting = self._waiting, None
+            try:
+                drawn = self.teacher(pixels, when)
+            except Exception as error:  # a thread's own end would go unseen
+                self._failed = f"The teacher failed: {error}"
+                return
+            with self._condition:
+                self._drawn = drawn
+
+
+@dataclass
+class Progress:
+    """How far a video is; ``file`` once it is done."""
+
+    frames: int
+    total: int
+    said: str
+    file: Path | None = None
+
+
+def annotate(
+    loaded: Loaded,
+    source: Path,
+    folder: Path,
+    *,
+    smooth: bool,
+    box: str | None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Progress]:
+    """A video with what teacher (left) and student (right) see, frame by frame; the last one carries the file.
+
+    ``folder``: where that is written. Ends early once ``stopped``. Raises UserError for a file that is no video.
+    """
+    watchers = {
+        n: Watcher(loaded.predictors[n], smooth=smooth, box=box)
+        for n in ("teacher", "student")
+        if n in loaded.predictors
+    }
+    total, rate = video_length(source)
+    most = max(1, int(LONGEST * rate))
+    total = min(total, most) if total else most
+    path = folder / "annotated.webm"
+    out, count = None, 0
+    try:
+        for pixels, _ in read_video(source):
+            if count == most or stopped():
+                break
+            pixels = shrunk(pixels, WIDTH)
+            both = np.hstack([w(pixels, count / rate) for w in watchers.values()])
+            both = both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]  # the encoder takes even sizes
+            out = out or VideoFile(path, both.shape, rate)
+            out.add(both)
+            count += 1
+            yield Progress(count, total, f"{count} of {total} frames")
+    finally:
+        if out is not None:
+            out.close()
+    if out is None:
+        yield Progress(0, total, "Stopped before the first frame.")
+        return
+    times = "  \n".join(
+        f"**{n.capitalize()}**: {w.milliseconds:.0f} ms a frame, finding faces and drawing included{w.jitter}"
+        for n, w in watchers.items()
+    )
+    cut = f" Only the first {LONGEST:.0f} seconds were looked at." if count == most else ""
+    yield Progress(count, count, f"{count} frames done.{cut}  \n{times}", path)

@@ -1,0 +1,151 @@
+"""The tab for a camera and for videos: teacher and student on frames that follow each other."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from srrl.errors import UserError
+
+from .compare_tab import BOXES, COMPUTE, TITLES, picture_out
+from .live import Camera, annotate
+from .pictures import open_picture
+
+if TYPE_CHECKING:
+    from .shelf import Shelf
+
+STREAM_EVERY = 0.05  # seconds between two frames that the browser sends, at least
+LONGEST = 300  # seconds after which a camera stops by itself
+CAMERAS = 2  # at the same time: each takes a core
+FORGOTTEN = 600  # seconds after which what a camera's page left behind is dropped
+
+
+class LiveTab:
+    """The tab's components, made where it is called."""
+
+    def __init__(self, shelf: Shelf, run: gr.Dropdown):
+        self.shelf = shelf
+        self._stops: dict[str, threading.Event] = {}  # of the videos that are being worked on, by browser tab
+        with gr.Row(elem_classes="side-by-side"):
+            self.smooth = gr.Checkbox(False, label="Steady the points (one-euro filter)", elem_id="smooth")
+            self.box = gr.Radio(
+                list(BOXES), value=next(iter(BOXES)), label="Where is the face?", elem_id="live-box"
+            )
+        with gr.Tab("Camera", elem_id="tab-camera"):
+            self.camera(run)
+        with gr.Tab("Video file", elem_id="tab-video"):
+            self.video(run)
+
+    def camera(self, run: gr.Dropdown) -> None:
+        """What the camera sees, and what the networks see in it."""
+        gr.Markdown(
+            "Press the camera, then record. The student sees every frame, the teacher the newest one when it is ready. "
+            "Frames stay on this machine."
+        )
+        with gr.Row(elem_classes="side-by-side"):
+            camera = gr.Image(
+                label="Camera",
+                sources=["webcam"],
+                streaming=True,
+                height=300,
+                elem_id="camera",
+                alt_text="What the camera sees",
+            )
+            camera.preprocess = lambda payload: payload and (payload.path or payload.url)
+            self.rates = gr.Markdown("The camera is off.", elem_id="rates")
+        with gr.Row(elem_classes="side-by-side"):
+            teacher, student = (
+                picture_out(TITLES[n], f"live-{n}", f"What the {n} sees in the camera's picture")
+                for n in ("teacher", "student")
+            )
+        kept = gr.State(None, time_to_live=FORGOTTEN)
+        camera.stream(
+            self.frame,
+            [camera, run, self.smooth, self.box, kept],
+            [student, teacher, self.rates, kept],
+            stream_every=STREAM_EVERY,
+            time_limit=LONGEST,
+            concurrency_limit=CAMERAS,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    def frame(
+        self, picture: str | None, run: str | None, smooth: bool, where: str, kept: Any
+    ) -> tuple[Any, Any, str, Any]:
+        """One frame of the camera. ``kept``: what the frame before it left, by run and settings."""
+        try:
+            pixels = open_picture(picture)
+            loaded = self.shelf.load(run)
+            asked = (str(loaded.path), id(loaded), smooth, where)
+            if kept is None or kept[0] != asked:
+                kept = asked, Camera(loaded, smooth=smooth, box=BOXES.get(where))
+            student, teacher = kept[1].frame(pixels)
+        except UserError as error:
+            return gr.skip(), gr.skip(), str(error), kept
+        return student, gr.skip() if teacher is None else teacher, kept[1].said(), kept
+
+    def video(self, run: gr.Dropdown) -> None:
+        """A video file in, an annotated one out."""
+        with gr.Row(elem_classes="side-by-side"):
+            given = gr.Video(label="Your video (its first minute)", sources=["upload"], elem_id="video")
+            shown = gr.Video(
+                label="Teacher left, student right", interactive=False, elem_id="annotated", autoplay=True
+            )
+        with gr.Row():
+            go = gr.Button("Annotate", variant="primary", elem_id="annotate")
+            stop = gr.Button("Stop, and show what is done", variant="stop", elem_id="annotate-stop")
+        status = gr.Markdown("Choose a video, then press Annotate.", elem_id="video-status")
+        go.click(
+            self.annotated,
+            [given, run, self.smooth, self.box],
+            [shown, status],
+            concurrency_id=COMPUTE,
+            show_progress_on=status,
+            api_visibility="private",
+        )
+        stop.click(self.stopped, None, None, queue=False, api_visibility="private")
+
+    def annotated(
+        self, video: str | None, run: str | None, smooth: bool, where: str, request: gr.Request
+    ) -> Iterator[tuple[Any, str]]:
+        """How far the video is, and in the end the annotated one."""
+        if not video:
+            yield gr.skip(), "No video yet: choose one."
+            return
+        event = self._stops[request.session_hash] = threading.Event()
+        try:
+            with tempfile.TemporaryDirectory(prefix="srrl-video-") as folder:
+                loaded = self.shelf.load(run)
+                yield None, "Opening the video."
+                for done in annotate(
+                    loaded,
+                    Path(video),
+                    Path(folder),
+                    smooth=smooth,
+                    box=BOXES.get(where),
+                    stopped=event.is_set,
+                ):
+                    if done.file is not None or done.frames % 5 == 1:
+                        yield (str(done.file) if done.file else gr.skip()), done.said
+        except UserError as error:
+            yield gr.skip(), _plain(error)
+        finally:
+            self._stops.pop(request.session_hash, None)
+
+    def stopped(self, request: gr.Request) -> None:
+        """Ends the video that this page is waiting for."""
+        if event := self._stops.get(request.session_hash):
+            event.set()
+
+
+def _plain(error: UserError) -> str:
+    """The message, without the path that the server keeps an upload at."""
+    if "does not decode" in str(error):
+        return "This file is not a video that can be opened here: use MP4 (H.264) or WebM."
+    return str(error)

@@ -1,0 +1,147 @@
+"""Faces through the frames of a camera or video: found now and then, followed in between, steadied where asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .crop import Crop
+from .detect import Rect, match
+
+if TYPE_CHECKING:
+    from .landmarker import Face, Landmarker
+
+SEARCH_EVERY = (
+    0.5  # seconds between two looks for faces while there is one; without any, every frame is searched
+)
+LOST = 3  # looks in a row that do not find a face before it is given up
+# One-euro filter: cutoff of a still point in hertz, and how much it opens per (distance between the eyes) a second
+STILL, OPENING, DERIVATIVE = 1.0, 3.0, 1.0
+
+
+class OneEuro:
+    """The one-euro filter (Casiez, Roussel, Vogel, CHI 2012): a low-pass whose cutoff rises with the speed.
+
+    still: cutoff in hertz at rest; opening: hertz per ``unit`` a second of speed; derivative: cutoff in hertz of the
+    speed itself. Values of any shape, each element with a speed of its own.
+    """
+
+    def __init__(self, still: float = STILL, opening: float = OPENING, derivative: float = DERIVATIVE):
+        self.still, self.opening, self.derivative = still, opening, derivative
+        self.value: np.ndarray | None = None
+        self.speed: np.ndarray | float = 0.0
+        self.time = -math.inf
+
+    def __call__(self, value: np.ndarray, time: float, unit: float = 1.0) -> np.ndarray:
+        """The filtered value at ``time`` (seconds); a time that does not go forward gives the last one again."""
+        if self.value is None:
+            self.value, self.time = np.asarray(value, dtype=np.float64), time
+            return self.value
+        step = time - self.time
+        if step <= 0:
+            return self.value
+        smooth = _share(self.derivative, step)
+        self.speed = smooth * (value - self.value) / step + (1 - smooth) * self.speed
+        share = _share(self.still + self.opening * np.abs(self.speed) / unit, step)
+        self.value, self.time = share * value + (1 - share) * self.value, time
+        return self.value
+
+
+def _share(cutoff: np.ndarray | float, step: float) -> np.ndarray | float:
+    """Weight of the newest value in an exponential filter: 1 / (1 + τ / Δt), τ = 1 / (2 π f)."""
+    return 1 / (1 + 1 / (2 * math.pi * cutoff * step))
+
+
+@dataclass
+class Track:
+    """One face: its latest points, what steadies them, and the recent points before that, for the jitter."""
+
+    face: Face
+    filter: OneEuro | None
+    missed: int = 0
+    recent: list[np.ndarray] = field(default_factory=list)
+
+
+class Follower:
+    """A landmarker for frames that follow each other: ``faces = follower(pixels, seconds)``.
+
+    The faces are looked for every ``SEARCH_EVERY`` seconds; between, each one's crop lies around its last points, which
+    costs one pass of the network a face. ``smooth`` steadies the points by :class:`OneEuro`, whose unit is the distance
+    between the eyes, so that near and far faces are treated alike. ``box="whole"``: the frame is one face.
+    """
+
+    def __init__(self, landmarker: Landmarker, *, smooth: bool = False, box: str | None = None):
+        self.landmarker, self.smooth, self.box = landmarker, smooth, box
+        self.tracks: list[Track] = []
+        self.searched = -math.inf
+        self._squares, self._count = 0.0, 0
+
+    def __call__(self, pixels: np.ndarray, seconds: float) -> list[Face]:
+        """The faces of the next frame (H, W, 3) uint8 RGB at this time, in a steady order."""
+        if self.box == "whole":
+            found = self.landmarker.predict(pixels, self.landmarker.look(pixels, "whole"))
+            self.tracks = self.tracks or [self._track(face) for face in found]
+            for track, face in zip(self.tracks, found, strict=True):
+                track.face = face
+            self.tracks = [t for t in self.tracks if self.landmarker.size(t.face) > 0]
+        else:
+            if not self.tracks or seconds - self.searched >= SEARCH_EVERY:
+                self._search(pixels)
+                self.searched = seconds
+            self._follow(pixels)
+        return [self._shown(track, seconds) for track in self.tracks]
+
+    @property
+    def jitter(self) -> float | None:
+        """How much the points tremble, in percent of the distance between the eyes; None before three frames.
+
+        The root mean square, over coordinates, of the second differences of the shown points, divided by √6: for points
+        that rest or move evenly under independent noise, the standard deviation of that noise.
+        """
+        return 100 * math.sqrt(self._squares / self._count / 6) if self._count else None
+
+    def _track(self, face: Face) -> Track:
+        return Track(face, OneEuro() if self.smooth else None)
+
+    def _search(self, pixels: np.ndarray) -> None:
+        """Looks for faces: new ones are taken up, those that are missed for too long are given up."""
+        look = self.landmarker.look(pixels)
+        paired = match([_box(t.face.points) for t in self.tracks], look.rects)
+        for place, track in enumerate(self.tracks):
+            track.missed = 0 if place in paired else track.missed + 1
+        new = [rect for i, rect in enumerate(look.rects) if i not in paired.values()]
+        self.tracks = [t for t in self.tracks if t.missed < LOST]
+        found = self.landmarker.predict(pixels, replace(look, rects=new))
+        self.tracks += [self._track(face) for face in found if self.landmarker.size(face) > 0]
+
+    def _follow(self, pixels: np.ndarray) -> None:
+        """Every face again, in the crop around where it was; two that have become one are one, and none is a mere dot."""
+        maker = self.landmarker
+        boxes = [_box(t.face.points) for t in self.tracks]
+        crops = [
+            Crop.around_points(t.face.points, maker.cfg.image_size, maker.cfg.data.scale) for t in self.tracks
+        ]
+        kept: list[Track] = []
+        for track, face in zip(self.tracks, maker.predict_crops(pixels, boxes, crops), strict=True):
+            track.face = face
+            if maker.size(face) > 0 and not match([_box(face.points)], [_box(t.face.points) for t in kept]):
+                kept.append(track)
+        self.tracks = kept
+
+    def _shown(self, track: Track, seconds: float) -> Face:
+        points, size = track.face.points, self.landmarker.size(track.face)
+        if track.filter is not None:
+            points = track.filter(points, seconds, size)
+        track.recent = [*track.recent[-2:], points]
+        if len(track.recent) == 3:
+            first, second, third = track.recent
+            self._squares += float(np.square((third - 2 * second + first) / size).mean())
+            self._count += 1
+        return replace(track.face, points=points)
+
+
+def _box(points: np.ndarray) -> Rect:
+    return (*map(float, points.min(axis=0)), *map(float, points.max(axis=0)))

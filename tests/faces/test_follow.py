@@ -1,0 +1,176 @@
+"""Faces followed through frames: the filter against a naive loop, tracking against dots at known places, the jitter against noise of a known size."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from srrl_tasks.faces import follow
+from srrl_tasks.faces.follow import OneEuro
+from srrl_tasks.faces.landmarker import Landmarker
+from srrl_tasks.faces.settings import FacesSettings
+
+from srrl.config import resolve
+
+LEFT, RIGHT = range(36, 42), range(42, 48)  # the eyes of the 68 points
+TRIANGLE = np.array([[-30.0, -20.0], [30.0, -20.0], [0.0, 40.0]])  # left eye, right eye, all other points
+EYES = 60.0
+
+
+class Dots(torch.nn.Module):
+    """Heatmaps (N, 68, S/4, S/4): where the picture is red for the left eye, blue for the right, green for the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        red, green, blue = torch.nn.functional.avg_pool2d(x, 4).split(1, dim=1)
+        maps = green.repeat(1, 68, 1, 1)
+        maps[:, list(LEFT)], maps[:, list(RIGHT)] = red, blue
+        return maps
+
+
+def frame(*centres, shape=(300, 500), sigma=5.0):
+    """A picture with a face of three dots around each centre."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    picture = np.zeros((*shape, 3))
+    for centre in centres:
+        for channel, (cx, cy) in zip((0, 2, 1), np.asarray(centre) + TRIANGLE, strict=True):
+            picture[..., channel] += 255 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
+    return np.round(picture.clip(0, 255)).astype(np.uint8)
+
+
+def box(centre):
+    low, high = (np.asarray(centre) + TRIANGLE).min(0), (np.asarray(centre) + TRIANGLE).max(0)
+    return (*map(float, low), *map(float, high))
+
+
+class Detector:
+    """Finds what it is told to, and counts how often it is asked."""
+
+    def __init__(self, *centres):
+        self.found, self.asked = [box(c) for c in centres], 0
+
+    def detect(self, pixels):
+        self.asked += 1
+        return self.found
+
+
+def landmarker(detector):
+    net = Landmarker(Dots(), resolve(FacesSettings, {}))
+    net.__dict__["detector"] = detector
+    return net
+
+
+def centre(face):
+    return face.points[list(LEFT)].mean(0) - TRIANGLE[0]
+
+
+def test_the_filter_by_a_loop():
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.02, 0.08, 30))
+    values = np.cumsum(rng.normal(size=(30, 3)), 0)
+    filtered = OneEuro(still=1.2, opening=0.7, derivative=0.9)
+    found = [filtered(v, t, unit=2.0) for v, t in zip(values, times, strict=True)]
+    for k in range(3):  # the algorithm of the paper, for one number
+        last, speed, before = values[0][k], 0.0, times[0]
+        for i in range(1, 30):
+            step = times[i] - before
+            smooth = 1 / (1 + 1 / (2 * math.pi * 0.9) / step)
+            speed = smooth * (values[i][k] - last) / step + (1 - smooth) * speed
+            cutoff = 1.2 + 0.7 * abs(speed) / 2.0
+            share = 1 / (1 + 1 / (2 * math.pi * cutoff) / step)
+            last, before = share * values[i][k] + (1 - share) * last, times[i]
+            assert found[i][k] == pytest.approx(last, rel=1e-12)
+
+
+def test_time_that_stands_still_changes_nothing():
+    filtered = OneEuro()
+    first = filtered(np.array([1.0]), 5.0)
+    assert filtered(np.array([9.0]), 5.0) is first and filtered(np.array([9.0]), 4.0) is first
+
+
+def test_a_moving_face_is_followed_and_seldom_looked_for():
+    detector = Detector((100, 120))
+    follower = landmarker(detector).follow()
+    for i in range(20):  # 60 frames a second, 8 pixels a frame
+        at = (100 + 8 * i, 120)
+        detector.found = [box(at)]
+        (face,) = follower(frame(at), i / 60)
+        assert np.abs(centre(face) - at).max() < 1.0
+    assert detector.asked == 1  # 20 frames are a third of a second
+    follower(frame((252, 120)), follow.SEARCH_EVERY)
+    assert detector.asked == 2
+
+
+def test_faces_come_and_go_in_a_steady_order():
+    detector = Detector((100, 120))
+    follower = landmarker(detector).follow()
+    assert len(follower(frame((100, 120)), 0.0)) == 1
+    detector.found = [box((380, 150)), box((100, 120))]  # the new one is named first
+    faces = follower(frame((100, 120), (380, 150)), 1.0)
+    assert [round(float(centre(f)[0])) for f in faces] == [100, 380]
+    detector.found = [box((380, 150))]
+    for i in range(follow.LOST - 1):
+        assert len(follower(frame((100, 120), (380, 150)), 2.0 + i)) == 2
+    (left,) = follower(frame((100, 120), (380, 150)), 9.0)
+    assert round(float(centre(left)[0])) == 380
+
+
+def test_without_a_face_every_frame_is_searched_and_nothing_trembles():
+    detector = Detector()
+    follower = landmarker(detector).follow(smooth=True)
+    assert [follower(frame(), i / 30) for i in range(4)] == [[]] * 4
+    assert detector.asked == 4 and follower.jitter is None
+
+
+def test_a_face_that_turns_into_a_dot_is_dropped():
+    follower = landmarker(Detector((100, 120))).follow()
+    assert len(follower(frame((100, 120)), 0.0)) == 1
+    assert follower(frame(), 0.1) == []  # black: every heatmap has its peak at the same place
+
+
+def test_whole_frames_are_one_face():
+    follower = landmarker(None).follow(box="whole")
+    (face,) = follower(frame((128, 120), shape=(256, 256)), 0.0)
+    assert np.abs(centre(face) - (128, 120)).max() < 1.5
+
+
+def shaken(smooth, noise, frames=300):
+    """Jitter of a resting face whose points are moved by this noise (pixels) before the follower sees them."""
+    rng = np.random.default_rng(1)
+    net = landmarker(Detector((100, 120)))
+    follower = net.follow(smooth=smooth)
+    still = net(frame((100, 120)))[0]
+    net.predict_crops = lambda pixels, rects, crops: [
+        type(still)(still.points + rng.normal(0, noise, still.points.shape), still.rect, 1.0, still.scores)
+        for _ in crops
+    ]
+    black = frame()
+    for i in range(frames):
+        follower(black, i / 30)
+    return follower.jitter
+
+
+def test_jitter_is_the_noise_in_percent_of_the_eyes_distance_and_the_filter_lessens_it():
+    noise = 0.6
+    rough, steady = shaken(False, noise), shaken(True, noise)
+    assert rough == pytest.approx(100 * noise / EYES, rel=0.03)
+    assert steady < rough / 2
+
+
+def test_points_that_move_evenly_do_not_tremble():
+    net = landmarker(Detector((100, 120)))
+    follower = net.follow()
+    still, step = net(frame((100, 120)))[0], 0
+
+    def moving(pixels, rects, crops):
+        nonlocal step
+        step += 1
+        return [type(still)(still.points + 2.5 * step, still.rect, 1.0, still.scores) for _ in crops]
+
+    net.predict_crops = moving
+    for i in range(10):
+        follower(frame(), 0.1 + 0.01 * i)
+    assert follower.jitter < 1e-6
