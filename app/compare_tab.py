@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 COMPUTE = "compute"  # one computation at a time, or each would make the others' timings worthless
 THREADS = 1  # of the timings: what a small device or one of many requests has
+EXAMPLES = Path(__file__).with_name("examples")
+PICTURES = {
+    "face.jpg": "a face",
+    "glasses.jpg": "glasses",
+    "group.jpg": "three faces",
+    "seven.png": "a digit",
+}
 BOXES = {"find the faces": "detector", "the whole picture is one face": "whole"}
 NETWORKS = ("teacher", "student", "baseline")
 TITLES = {
@@ -81,6 +89,14 @@ class CompareTab:
         # the file as it came: it is opened by our own rules, which have words for what is wrong with it
         self.picture.preprocess = lambda payload: payload.path if payload is not None else None
         with gr.Column():
+            gr.Examples(
+                [str(EXAMPLES / name) for name in PICTURES],
+                self.picture,
+                label="Or try one of these, painted by this program",
+                example_labels=list(PICTURES.values()),
+                elem_id="examples",
+                api_visibility="private",
+            )
             self.box = gr.Radio(
                 list(BOXES),
                 value=next(iter(BOXES)),

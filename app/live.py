@@ -21,7 +21,9 @@ from .pictures import shrunk
 if TYPE_CHECKING:
     from .shelf import Loaded
 
-THREADS = 1  # of each network: teacher and student run beside each other, and small networks gain little from more
+THREADS = (
+    1  # of each network: teacher and student run beside each other, and small networks gain little from more
+)
 IDLE = 5.0  # seconds without a frame after which the teacher's thread ends
 WIDTH = 640  # pixels of each half of an annotated video
 LONGEST = 60.0  # seconds of a video that are looked at

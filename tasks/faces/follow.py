@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .crop import Crop
-from .detect import Rect, match
+from .detect import Rect, iou, match
 
 if TYPE_CHECKING:
     from .landmarker import Face, Landmarker
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SEARCH_EVERY = (
     0.5  # seconds between two looks for faces while there is one; without any, every frame is searched
 )
+DRIFTED = 0.5  # IoU of a face's points with where it is found, below which it is begun again from there
 LOST = 3  # looks in a row that do not find a face before it is given up
 # One-euro filter: cutoff of a still point in hertz, and how much it opens per (distance between the eyes) a second
 STILL, OPENING, DERIVATIVE = 1.0, 3.0, 1.0
@@ -107,15 +108,24 @@ class Follower:
         return Track(face, OneEuro() if self.smooth else None)
 
     def _search(self, pixels: np.ndarray) -> None:
-        """Looks for faces: new ones are taken up, those that are missed for too long are given up."""
+        """Looks for faces: new ones are taken up, drifted ones begun again, those missed for too long given up."""
         look = self.landmarker.look(pixels)
-        paired = match([_box(t.face.points) for t in self.tracks], look.rects)
+        boxes = [_box(t.face.points) for t in self.tracks]
+        paired = match(boxes, look.rects)
         for place, track in enumerate(self.tracks):
             track.missed = 0 if place in paired else track.missed + 1
-        new = [rect for i, rect in enumerate(look.rects) if i not in paired.values()]
+        good = {i for place, i in paired.items() if iou(boxes[place], look.rects[i]) >= DRIFTED}
+        again = {i: self.tracks[place] for place, i in paired.items() if i not in good}
         self.tracks = [t for t in self.tracks if t.missed < LOST]
-        found = self.landmarker.predict(pixels, replace(look, rects=new))
-        self.tracks += [self._track(face) for face in found if self.landmarker.size(face) > 0]
+        asked = [i for i in range(len(look.rects)) if i not in good]
+        found = self.landmarker.predict(pixels, replace(look, rects=[look.rects[i] for i in asked]))
+        for i, face in zip(asked, found, strict=True):
+            if self.landmarker.size(face) == 0:
+                continue
+            if i in again:
+                again[i].face = face
+            else:
+                self.tracks.append(self._track(face))
 
     def _follow(self, pixels: np.ndarray) -> None:
         """Every face again, in the crop around where it was; two that have become one are one, and none is a mere dot."""

@@ -118,6 +118,17 @@ def test_faces_come_and_go_in_a_steady_order():
     assert round(float(centre(left)[0])) == 380
 
 
+def test_a_drifted_face_is_begun_again_from_where_it_is_found():
+    detector = Detector((100, 120))
+    net = landmarker(detector)
+    follower = net.follow()
+    follower(frame((100, 120)), 0.0)
+    (track,) = follower.tracks
+    track.face.points[:] = (track.face.points - (100, 120)) * 0.6 + (100, 120)  # shrunk: IoU 0.36
+    (face,) = follower(frame((100, 120)), 1.0)
+    assert np.abs(centre(face) - (100, 120)).max() < 1.0 and follower.tracks == [track]
+
+
 def test_without_a_face_every_frame_is_searched_and_nothing_trembles():
     detector = Detector()
     follower = landmarker(detector).follow(smooth=True)
