@@ -63,7 +63,7 @@ class CompareTab:
             self.measure,
             run,
             [self.costs, self.bars, self.note],
-            api_name="benchmark",
+            api_visibility="private",
             concurrency_id=COMPUTE,
             show_progress="hidden",
         )
@@ -144,6 +144,8 @@ class CompareTab:
         self.bars = gr.BarPlot(
             x="network",
             y="one picture, ms (median)",
+            y_title="ms",
+            x_title=" ",
             y_lim=[0, None],
             sort=list(NETWORKS),
             color="network",

@@ -11,6 +11,7 @@ from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
 
 from . import runs_tab
+from .benchmark_tab import BenchmarkTab
 from .compare_tab import CompareTab
 from .job import Job
 from .live_tab import LiveTab
@@ -58,6 +59,8 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 CompareTab(shelf, run)
             with gr.Tab("Live", elem_id="tab-live"):
                 LiveTab(shelf, run)
+            with gr.Tab("Benchmark", elem_id="tab-benchmark"):
+                timed = BenchmarkTab(shelf)
             with gr.Tab("Runs", elem_id="tab-runs"):
                 runs_tab.build(shelf, run)
             if job is not None:
@@ -67,16 +70,23 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                     training.begin, [training.task, training.length], training.outputs, **quiet
                 )
 
-        def refreshed(chosen: str | None, known: list[str] | None) -> list[Any]:
+        def refreshed(chosen: str | None, several: list[str], known: list[str] | None) -> list[Any]:
             names = list(shelf.folders())
             if names == known:
-                return [gr.skip()] * 3
+                return [gr.skip()] * 4
             value = chosen if chosen in names else (names[0] if names else None)
-            return [gr.Dropdown(names, value=value), gr.Column(visible=not names), names]
+            several = [name for name in several if name in names] or names[:1]
+            return [
+                gr.Dropdown(names, value=value),
+                gr.Dropdown(names, value=several),
+                gr.Column(visible=not names),
+                names,
+            ]
 
         known = gr.State(None)
         timer = gr.Timer(EVERY)
-        gr.on([page.load, timer.tick], refreshed, [run, known], [run, nothing, known], **quiet)
+        outputs = [run, timed.runs, nothing, known]
+        gr.on([page.load, timer.tick], refreshed, [run, timed.runs, known], outputs, **quiet)
 
         def runs() -> list[dict[str, Any]]:
             """Every run with its task, networks and figures."""

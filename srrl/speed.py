@@ -1,9 +1,10 @@
-"""Latency of networks: batch 1, float32, interleaved so that a busy machine slows every model alike."""
+"""Latency of networks on the CPU, interleaved so that a busy machine slows every model alike."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,15 +22,35 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
+class Autocast(nn.Module):
+    """A network under CPU autocast to bfloat16, with its prediction in float32."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(x).float()
+
+
 @torch.no_grad()
 def latency(
-    models: dict[str, nn.Module], image_size: int, *, thread_count: int = 1, rounds: int = 50, warmup: int = 5
+    models: dict[str, nn.Module],
+    image_size: int,
+    *,
+    thread_count: int = 1,
+    rounds: int = 50,
+    warmup: int = 5,
+    batch_size: int = 1,
+    after: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds a forward pass of one random image (3, S, S) takes on the CPU: name → ``p50`` and ``p95``.
+    """Milliseconds a forward pass of random images (N, 3, S, S) takes on the CPU: name → ``p50`` and ``p95``.
 
-    The network alone, without decoding of pictures and predictions. Models take turns, one pass each a round.
+    The network alone, without decoding of pictures and predictions. Models take turns, one pass each a round; ``after``
+    is called with the number of rounds done, and may raise to end it.
     """
-    x = torch.rand(1, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(batch_size, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     ready = {k: _on_cpu(m) for k, m in models.items()}
     times: dict[str, list[float]] = {k: [] for k in models}
     with threads(thread_count):
@@ -39,6 +60,7 @@ def latency(
                 model(x)
                 if i >= warmup:
                     times[name].append((time.perf_counter() - start) * 1000)
+            after(i + 1)
     return {k: {"p50": float(np.median(v)), "p95": float(np.percentile(v, 95))} for k, v in times.items()}
 
 

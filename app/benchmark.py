@@ -1,0 +1,243 @@
+"""Speed of the networks of any runs, in the forms that they can be shipped in, and its picture against their accuracy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srrl.errors import RunError, UserError
+from srrl.speed import Autocast, latency
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import nn
+
+    from .shelf import Loaded
+
+FORMS = {
+    "float32": "as trained",
+    "bfloat16": "half the bits; fast where the processor has instructions for it",
+    "ONNX": "ONNX Runtime, float32",
+    "packed": "one bit a weight (binary networks)",
+}
+ROUNDS, WARMUP = 30, 3
+UNMEASURED = ("bfloat16",)  # forms whose own figure is not known
+MARKERS = dict(zip(FORMS, "osD^", strict=True))
+
+
+@dataclass
+class Timed:
+    """One network in one form. figure: on the run's test data, as trained; higher: whether more of it is better."""
+
+    run: str
+    network: str
+    form: str
+    p50: float
+    p95: float
+    pictures: float
+    figure: float | None
+    metric: str
+    higher: bool
+
+
+def measure(
+    runs: dict[str, Loaded],
+    networks: list[str],
+    forms: list[str],
+    *,
+    batch_size: int,
+    threads: int,
+    size: int | None,
+    after: Callable[[float], None] = lambda share: None,
+) -> tuple[list[Timed], list[str]]:
+    """Every network in every form that it has, in turns, and notes on those that are missing.
+
+    size: pixels of the square pictures; None: as each run was trained. ``after`` is called with the share that is done,
+    and may raise to end it. Milliseconds are for a batch. Raises UserError where nothing is left to measure.
+    """
+    found: list[Timed] = []
+    notes: list[str] = []
+    groups: dict[int, dict[tuple[str, str, str], nn.Module]] = {}
+    with _made(runs, networks, forms, threads, size, notes) as made:
+        for key, (pixels, model) in made.items():
+            groups.setdefault(pixels, {})[key] = model
+        if not groups:
+            raise UserError(
+                "There is nothing to measure: " + ("; ".join(notes) or "choose a run, a network and a form.")
+            )
+        for number, (pixels, models) in enumerate(groups.items()):
+            times = latency(
+                models,
+                pixels,
+                thread_count=threads,
+                rounds=ROUNDS,
+                warmup=WARMUP,
+                batch_size=batch_size,
+                after=lambda done, number=number: after((number + done / (ROUNDS + WARMUP)) / len(groups)),
+            )
+            for (run, network, form), time in times.items():
+                loaded = runs[run]
+                figure = loaded.results.get(network, {}).get(loaded.task.metric)
+                pictures = 1000 * batch_size / time["p50"]
+                metric = f"{loaded.task.metric}, {loaded.task.unit}"
+                found.append(
+                    Timed(
+                        run,
+                        network,
+                        form,
+                        time["p50"],
+                        time["p95"],
+                        pictures,
+                        figure,
+                        metric,
+                        loaded.task.higher,
+                    )
+                )
+    order = {run: i for i, run in enumerate(runs)}
+    found.sort(key=lambda t: (order[t.run], networks.index(t.network), list(FORMS).index(t.form)))
+    return found, notes
+
+
+@contextlib.contextmanager
+def _made(
+    runs: dict[str, Loaded],
+    networks: list[str],
+    forms: list[str],
+    threads: int,
+    size: int | None,
+    notes: list[str],
+) -> Iterator[dict[tuple[str, str, str], tuple[int, nn.Module]]]:
+    """(run, network, form) → the pixels a side of its pictures, and the network."""
+    made: dict[tuple[str, str, str], tuple[int, nn.Module]] = {}
+    missing: dict[str, list[str]] = {}  # by reason
+    with TemporaryDirectory(prefix="srrl-benchmark-") as folder:
+        for number, (name, run) in enumerate(runs.items()):
+            own = run.task.image_size(run.cfg)
+            for network in networks:
+                if network not in run.models:
+                    missing.setdefault(f"no {network}", []).append(name)
+                    continue
+                for form in forms:
+                    path = Path(folder) / f"{number}-{network}.onnx"
+                    try:
+                        model = _form(run, network, form, threads, path, own if size is None else size)
+                    except UserError as error:
+                        missing.setdefault(str(error), []).append(f"{name} {network}")
+                        continue
+                    made[name, network, form] = own if size is None else size, model
+        notes += [f"{reason}: {', '.join(names)}" for reason, names in missing.items()]
+        yield made
+
+
+def _form(run: Loaded, network: str, form: str, threads: int, path: Path, size: int) -> nn.Module:
+    """One network in one form. Raises UserError where it has none."""
+    model = run.models[network]
+    if form == "float32":
+        return model
+    if form == "bfloat16":
+        return Autocast(model)
+    if form == "packed":
+        packed = run.task.faster_forms(model).get("packed")
+        if packed is None:
+            raise UserError("no packed form (binary networks have one)")
+        return packed
+    from srrl.onnx_export import write_onnx
+    from srrl.onnx_network import OnnxNetwork, check_packages
+
+    check_packages()
+    if size != run.task.image_size(run.cfg):
+        raise UserError(f"an ONNX file takes pictures of {run.task.image_size(run.cfg)} pixels only")
+    try:
+        write_onnx(run.task, model, run.cfg, path)
+    except RunError as error:
+        raise UserError(f"no ONNX file ({error})") from None
+    return OnnxNetwork(path, threads)
+
+
+def draw(timed: list[Timed]) -> np.ndarray | None:
+    """Accuracy against time, an axis for each figure that the runs are measured by; None where no run has a figure.
+
+    A line joins the networks that no other beats in both. (H, W, 3) uint8 RGB.
+    """
+    from srrl.report import pyplot
+
+    known = [t for t in timed if t.figure is not None]
+    if not known:
+        return None
+    plt = pyplot()
+    metrics = list(dict.fromkeys(t.metric for t in known))
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(5.2 * len(metrics) + 2.6, 4.0), layout="constrained", squeeze=False
+    )
+    owners = dict.fromkeys(f"{t.run} {t.network}" for t in known)
+    colours = {owner: plt.cm.tab20.colors[i % 20] for i, owner in enumerate(owners)}
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        _scatter(axis, [t for t in known if t.metric == metric], colours)
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=o) for o, c in colours.items()]
+    for form in FORMS:
+        if any(t.form == form for t in known):
+            filled = "none" if form in UNMEASURED else "0.4"
+            handles.append(
+                plt.Line2D(
+                    [],
+                    [],
+                    marker=MARKERS[form],
+                    linestyle="",
+                    color="0.4",
+                    markerfacecolor=filled,
+                    label=form,
+                )
+            )
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
+
+
+def _scatter(axis: Axes, timed: list[Timed], colours: dict[str, Any]) -> None:
+    """One axis: a mark for each network and form, and the line of the best."""
+    for t in timed:
+        colour = colours[f"{t.run} {t.network}"]
+        filled = "none" if t.form in UNMEASURED else colour
+        axis.scatter(
+            t.p50, t.figure, s=60, marker=MARKERS[t.form], facecolors=filled, edgecolors=[colour], zorder=3
+        )
+    best = frontier([t for t in timed if t.form not in UNMEASURED])
+    axis.plot([t.p50 for t in best], [t.figure for t in best], color="0.6", linewidth=1, zorder=1)
+    better = "higher" if timed[0].higher else "lower"
+    axis.set(xlabel="milliseconds (median): lower is better", ylabel=f"{timed[0].metric}: {better} is better")
+    _logarithmic(axis, "x", [t.p50 for t in timed])
+    if not timed[0].higher and all(t.figure > 0 for t in timed):  # errors fall by factors
+        _logarithmic(axis, "y", [t.figure for t in timed])
+    axis.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _logarithmic(axis: Axes, which: str, values: list[float]) -> None:
+    """A logarithmic axis with round numbers on it."""
+    from srrl.report import log_ticks
+
+    low, high = min(values) / 1.25, max(values) * 1.25
+    along = getattr(axis, f"{which}axis")
+    axis.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    along.set_ticks(log_ticks(low, high))
+    along.set_minor_formatter("")
+    along.set_major_formatter("{x:g}")
+
+
+def frontier(timed: list[Timed]) -> list[Timed]:
+    """Those that no other is at least as fast and as good as (and better in one), by time."""
+    sign = 1 if timed and timed[0].higher else -1
+    best: list[Timed] = []
+    for t in sorted(timed, key=lambda t: (t.p50, -sign * t.figure)):
+        if not best or sign * t.figure > sign * best[-1].figure:
+            best.append(t)
+    return best

@@ -1,0 +1,150 @@
+"""The tab in which the networks of any runs are timed against each other."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from srrl.errors import UserError
+
+from .benchmark import FORMS, ROUNDS, draw, measure
+from .compare_tab import COMPUTE, NETWORKS, picture_out
+
+if TYPE_CHECKING:
+    from .shelf import Shelf
+
+BATCHES = (1, 4, 16, 64)
+SIZES = {"as trained": None, "64": 64, "96": 96, "128": 128, "192": 192, "256": 256}
+MOST = 8  # runs at a time: their networks are all in memory
+
+
+class Stopped(Exception):
+    """Raised within a measurement that is no longer wanted."""
+
+
+class BenchmarkTab:
+    """The tab's components, made where it is called."""
+
+    def __init__(self, shelf: Shelf):
+        self.shelf = shelf
+        self._stops: dict[str, threading.Event] = {}  # of the measurements that are going on, by browser tab
+        names, cores = list(shelf.folders()), os.cpu_count() or 1
+        gr.Markdown(
+            "The networks take turns on the same random pictures. Finding faces, opening files and drawing are not in it. "
+            "Leave the machine alone meanwhile."
+        )
+        self.runs = gr.Dropdown(
+            names, value=names[:1], multiselect=True, max_choices=MOST, label="Runs", elem_id="bench-runs"
+        )
+        self.runs.preprocess = lambda chosen: chosen  # the shelf knows which there are
+        with gr.Row(elem_classes="side-by-side"):
+            self.networks = gr.CheckboxGroup(
+                list(NETWORKS), value=["teacher", "student"], label="Networks", elem_id="bench-networks"
+            )
+            self.forms = gr.CheckboxGroup(
+                [(f"{k}: {v}", k) for k, v in FORMS.items()],
+                value=["float32"],
+                label="Forms",
+                elem_id="bench-forms",
+            )
+        with gr.Row(elem_classes="side-by-side"):
+            self.batch = gr.Radio(list(BATCHES), value=1, label="Pictures at a time", elem_id="bench-batch")
+            self.threads = gr.Radio(
+                sorted({1, cores}),
+                value=1,
+                label=f"Threads (this machine has {cores} cores)",
+                elem_id="bench-threads",
+            )
+            self.size = gr.Radio(list(SIZES), value="as trained", label="Pixels a side", elem_id="bench-size")
+        with gr.Row():
+            go = gr.Button("Measure", variant="primary", elem_id="bench-go")
+            stop = gr.Button("Stop", variant="stop", elem_id="bench-stop")
+        self.status = gr.Markdown("Choose runs, then press Measure.", elem_id="bench-status")
+        self.table = gr.Dataframe(
+            label="Measured now, on this machine", interactive=False, elem_id="bench-table"
+        )
+        self.plot = picture_out(
+            "Accuracy against time",
+            "bench-plot",
+            "Accuracy of each network on its test data against its time",
+        )
+        go.click(
+            self.timed,
+            [self.runs, self.networks, self.forms, self.batch, self.threads, self.size],
+            [self.status, self.table, self.plot],
+            api_name="benchmark",
+            concurrency_id=COMPUTE,
+            show_progress_on=self.status,
+        )
+        stop.click(self.stopped, None, None, queue=False, api_visibility="private")
+
+    def timed(
+        self,
+        runs: list[str],
+        networks: list[str],
+        forms: list[str],
+        batch: int,
+        threads: int,
+        size: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio asks for it
+    ) -> tuple[str, Any, Any]:
+        """Milliseconds of every chosen network, a table and a plot of accuracy against time."""
+        event = self._stops[request.session_hash] = threading.Event()
+
+        def after(share: float) -> None:
+            if event.is_set():
+                raise Stopped
+            progress(share, desc="measuring")
+
+        try:
+            progress(0.0, desc="loading the networks")
+            if not 0 < len(runs or []) <= MOST:
+                raise UserError(f"Choose one to {MOST} runs.")
+            found, notes = measure(
+                {name: self.shelf.load(name) for name in runs},
+                networks,
+                forms,
+                batch_size=batch,
+                threads=threads,
+                size=SIZES[size],
+                after=after,
+            )
+        except UserError as error:
+            return str(error), gr.skip(), gr.skip()
+        except Stopped:
+            return "Stopped.", gr.skip(), gr.skip()
+        finally:
+            self._stops.pop(request.session_hash, None)
+        per = "picture" if batch == 1 else f"{batch} pictures"
+        header = [
+            "run",
+            "network",
+            "form",
+            f"{per}, ms (median)",
+            "ms (95 %)",
+            "pictures a second",
+            "figure",
+            "of the test data",
+        ]
+        rows = [
+            [t.run, t.network, t.form, round(t.p50, 2), round(t.p95, 2), round(t.pictures, 1),
+             None if t.figure is None else round(t.figure, 3), t.metric]
+            for t in found
+        ]  # fmt: skip
+        said = [f"{ROUNDS} rounds, {threads} thread{'s' * (threads > 1)}."]
+        if "bfloat16" in forms:
+            said.append(
+                "The figure of bfloat16 is that of float32: its own was not measured (hollow in the plot)."
+            )
+        if notes:
+            said.append("Left out: " + "; ".join(notes) + ".")
+        return " ".join(said), {"headers": header, "data": rows}, draw(found)
+
+    def stopped(self, request: gr.Request) -> None:
+        """Ends the measurement that this page is waiting for."""
+        if event := self._stops.get(request.session_hash):
+            event.set()
