@@ -11,11 +11,11 @@ import gradio as gr
 from srrl.errors import UserError
 from srrl.report import COLOURS
 
-from .comparison import Compared, compare, costs, finds_faces
+from .comparison import OTHER, Compared, compare, costs, finds_faces
 from .pictures import open_picture
 
 if TYPE_CHECKING:
-    from .shelf import Shelf
+    from .shelf import Loaded, Shelf
 
 COMPUTE = "compute"  # one computation at a time, or each would make the others' timings worthless
 THREADS = 1  # of the timings: what a small device or one of many requests has
@@ -28,10 +28,13 @@ PICTURES = {
 }
 BOXES = {"find the faces": "detector", "the whole picture is one face": "whole"}
 NETWORKS = ("teacher", "student", "baseline")
+SHOWN = (*NETWORKS, OTHER)
+NOBODY = "no second run"
 TITLES = {
     "teacher": "Teacher (large)",
     "student": "Student (small, taught by the teacher)",
     "baseline": "Baseline (the same small network, trained without a teacher)",
+    OTHER: "Student of the second run",
 }
 
 
@@ -49,11 +52,11 @@ class CompareTab:
         self.table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
         with gr.Accordion("What each network costs", open=True):
             self.cost()
-        answers = [self.status, *self.images.values(), *self.labels.values(), self.third]
+        answers = [self.status, *self.images.values(), *self.labels.values(), self.third, self.fourth]
         self.outputs = [*answers, self.faces, self.slider, self.difference, self.table]
         self.go.click(
             self.show,
-            [self.picture, run, self.box, self.with_third],
+            [self.picture, run, self.box, self.with_third, self.other],
             self.outputs,
             api_name="compare",
             concurrency_id=COMPUTE,
@@ -61,7 +64,7 @@ class CompareTab:
             show_progress_on=self.status,
         ).then(
             self.measure,
-            run,
+            [run, self.other],
             [self.costs, self.bars, self.note],
             api_visibility="private",
             concurrency_id=COMPUTE,
@@ -105,24 +108,32 @@ class CompareTab:
                 elem_id="box",
             )
             self.with_third = gr.Checkbox(False, label="Also show the baseline", elem_id="third")
+            self.other = gr.Dropdown(
+                [NOBODY, *self.shelf.folders()],
+                value=NOBODY,
+                label="Also show the student of a second run",
+                elem_id="other",
+            )
+            self.other.preprocess = lambda name: name  # the shelf knows which there are
             self.go = gr.Button("Compare", variant="primary", elem_id="go")
             self.status = gr.Markdown("Choose a picture, then press Compare.", elem_id="status")
 
     def answer(self) -> None:
-        """A column for each network, that of the baseline on demand."""
-        self.images, self.labels = {}, {}
-        for name in NETWORKS:
-            with gr.Column(visible=name != "baseline") as column:
+        """A column for each network, those of the baseline and of a second run on demand."""
+        self.images, self.labels, columns = {}, {}, {}
+        for name in SHOWN:
+            key = name.partition(" ")[0]
+            with gr.Column(visible=name in ("teacher", "student"), min_width=240) as columns[name]:
                 self.images[name] = picture_out(
-                    TITLES[name], f"image-{name}", f"What the {name} says about the picture"
+                    TITLES[name], f"image-{key}", f"What the {name} says about the picture"
                 )
                 self.labels[name] = gr.Label(
                     label=f"{name.capitalize()}: the likeliest classes",
                     num_top_classes=5,
                     visible=False,
-                    elem_id=f"label-{name}",
+                    elem_id=f"label-{key}",
                 )
-        self.third = column
+        self.third, self.fourth = columns["baseline"], columns[OTHER]
 
     def differ(self) -> None:
         """Landmarks of both, laid over each other."""
@@ -147,9 +158,9 @@ class CompareTab:
             y_title="ms",
             x_title=" ",
             y_lim=[0, None],
-            sort=list(NETWORKS),
+            sort=list(SHOWN),
             color="network",
-            color_map=COLOURS,
+            color_map=COLOURS | {OTHER: "#7a4f9a"},
             label="Time for one picture",
             height=200,
             elem_id="bars",
@@ -163,29 +174,36 @@ class CompareTab:
         except UserError:  # the button will say so
             return False
 
-    def show(self, picture: str | None, run: str | None, where: str, baseline: bool) -> list[Any]:
+    def second(self, name: str | None) -> Loaded | None:
+        """The run of that name, None where none is asked for. Raises UserError."""
+        return self.shelf.load(name) if name and name != NOBODY else None
+
+    def show(
+        self, picture: str | None, run: str | None, where: str, baseline: bool, other: str | None = None
+    ) -> list[Any]:
         """A picture through every network of a run; what is wrong is said in the status, and the rest stays as it was."""
         try:
             loaded = self.shelf.load(run)
-            found = compare(loaded, open_picture(picture), BOXES.get(where, "detector"))
+            found = compare(loaded, open_picture(picture), BOXES.get(where, "detector"), self.second(other))
         except UserError as error:
             return [str(error), *[gr.skip()] * (len(self.outputs) - 1)]
         there = baseline and "baseline" in found.drawn
         said = found.summary + (" This run has no baseline." if baseline and not there else "")
         return [
             said,
-            *(found.drawn.get(n) for n in NETWORKS),
-            *(gr.Label(found.bars.get(n), visible=bool(found.bars)) for n in NETWORKS),
+            *(found.drawn.get(n) for n in SHOWN),
+            *(gr.Label(found.bars.get(n), visible=bool(found.bars)) for n in SHOWN),
             gr.Column(visible=there),
+            gr.Column(visible=OTHER in found.drawn),
             *_differences(found),
         ]
 
-    def measure(self, run: str | None) -> list[Any]:
+    def measure(self, run: str | None, other: str | None = None) -> list[Any]:
         """What each network of a run costs on this machine, measured now."""
         import pandas
 
         try:
-            header, rows = costs(self.shelf.load(run), THREADS)
+            header, rows = costs(self.shelf.load(run), THREADS, self.second(other))
         except UserError:  # said already
             return [gr.skip()] * 3
         frame = pandas.DataFrame(rows, columns=header)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from srrl.errors import UserError
+
 if TYPE_CHECKING:
     from .shelf import Loaded
 
+OTHER = "other student"  # the name under which the student of a second run is shown
 ROUNDS = 25  # of the latency's measurement
 
 
@@ -25,32 +28,66 @@ class Compared:
     summary: str = ""
 
 
-def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None) -> Compared:
+def networks(run: Loaded, other: Loaded | None = None) -> dict[str, tuple[Loaded, str]]:
+    """What is compared, by the name it is shown under: the run's networks, and the student of a second run.
+
+    Raises UserError for a second run without a student, or one that does something else.
+    """
+    found = {name: (run, name) for name in run.predictors}
+    if other is not None:
+        if "student" not in other.predictors:
+            raise UserError("The second run has no student yet: choose another one.")
+        if finds_faces(other) != finds_faces(run):
+            raise UserError("The second run is for another kind of task: choose one of the same kind.")
+        found[OTHER] = other, "student"
+    return found
+
+
+def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None) -> Compared:
     """Landmarks: the faces are found once, so that all networks look at the same ones."""
+    predictors = {name: r.predictors[n] for name, (r, n) in networks(run, other).items()}
     look = next(iter(run.predictors.values())).look(pixels, box)
-    found = {name: p.predict(pixels, look) for name, p in run.predictors.items()}
-    compared = Compared({name: run.predictors[name].draw(pixels, found[name]) for name in found})
+    looks = dict.fromkeys(predictors, look)
+    if other is not None:  # whose crops may be of another size
+        looks[OTHER] = predictors[OTHER].look(pixels, box)
+    found = {name: p.predict(pixels, looks[name]) for name, p in predictors.items()}
+    compared = Compared({name: predictors[name].draw(pixels, found[name]) for name in found})
     count = len(look.rects)
     if not count:
         compared.summary = "No face was found. If the picture shows one face from close up, choose “the whole picture is one face”."
         return compared
     compared.summary = f"{count} face{'s' * (count > 1)} found."
-    if "teacher" in found and "student" in found:
-        student = run.predictors["student"]
-        compared.difference, rows = student.difference(pixels, found["student"], found["teacher"])
-        compared.header = ["face", "mean distance, %", "largest distance, %", "at point"]
-        compared.rows = [
-            [r["face"] + 1, round(r["mean_percent"], 2), round(r["largest_percent"], 2), r["point"]]
+    if "teacher" not in found:
+        return compared
+    compared.header = [
+        "network",
+        "face",
+        "mean distance from the teacher, %",
+        "largest distance, %",
+        "at point",
+    ]
+    points = {name: faces[0].points.shape for name, faces in found.items()}
+    for name in found:
+        if name == "teacher" or points[name] != points["teacher"]:
+            continue
+        picture, rows = predictors[name].difference(pixels, found[name], found["teacher"])
+        compared.rows += [
+            [name, r["face"] + 1, round(r["mean_percent"], 2), round(r["largest_percent"], 2), r["point"]]
             for r in rows
         ]
-        mean = float(np.mean([r["mean_percent"] for r in rows]))
-        compared.summary += f" The student's points are {mean:.1f} % of {student.size_name} away from the teacher's, on average."
+        if name == "student":
+            compared.difference = picture
+            mean = float(np.mean([r["mean_percent"] for r in rows]))
+            compared.summary += (
+                f" The student's points are {mean:.1f} % of {predictors[name].size_name} away from the teacher's, "
+                "on average."
+            )
     return compared
 
 
-def compare_classes(run: Loaded, pixels: np.ndarray) -> Compared:
+def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None = None) -> Compared:
     """Classes: the five likeliest of each network, side by side."""
-    found = {name: p(pixels) for name, p in run.predictors.items()}
+    found = {name: r.predictors[n](pixels) for name, (r, n) in networks(run, other).items()}
     compared = Compared({name: pixels for name in found})
     compared.bars = {name: {g.name: g.probability for g in guesses} for name, guesses in found.items()}
     compared.header = ["class", *found]
@@ -74,22 +111,30 @@ def finds_faces(run: Loaded) -> bool:
     return hasattr(next(iter(run.predictors.values())), "look")
 
 
-def compare(run: Loaded, pixels: np.ndarray, box: str | None) -> Compared:
-    """The picture (H, W, 3) uint8 RGB through every network of the run; ``box``: see Landmarker. Raises UserError."""
-    return compare_faces(run, pixels, box) if finds_faces(run) else compare_classes(run, pixels)
+def compare(run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None) -> Compared:
+    """The picture (H, W, 3) uint8 RGB through every network of the run; ``box``: see Landmarker.
+
+    With ``other``, through the student of that run as well. Raises UserError.
+    """
+    if finds_faces(run):
+        return compare_faces(run, pixels, box, other)
+    return compare_classes(run, pixels, other)
 
 
-def costs(run: Loaded, threads: int) -> tuple[list[str], list[list[Any]]]:
-    """Header and a row for each network: the run's figure, size, and the speed measured now, in turns, on ``threads``."""
+def costs(run: Loaded, threads: int, other: Loaded | None = None) -> tuple[list[str], list[list[Any]]]:
+    """Header and a row for each network: its figure, size, and the speed measured now, in turns, on ``threads``."""
     from srrl.inspection import count_macs, count_parameters
     from srrl.runs import RunFolder
     from srrl.speed import latency
 
-    task, size = run.task, run.task.image_size(run.cfg)
-    times = latency(run.models, size, thread_count=threads, rounds=ROUNDS)
+    there = networks(run, other)
+    times: dict[str, dict[str, float]] = {}
+    for size in dict.fromkeys(r.task.image_size(r.cfg) for r, _ in there.values()):
+        models = {k: r.models[n] for k, (r, n) in there.items() if r.task.image_size(r.cfg) == size}
+        times |= latency(models, size, thread_count=threads, rounds=ROUNDS)
     header = [
         "network",
-        f"{task.metric}, {task.unit}",
+        f"{run.task.metric}, {run.task.unit}",
         "one picture, ms (median)",
         "ms (95 %)",
         "pictures a second",
@@ -98,8 +143,8 @@ def costs(run: Loaded, threads: int) -> tuple[list[str], list[list[Any]]]:
         "file, MB",
     ]
     rows = []
-    for name, model in run.models.items():
-        figure = run.results.get(name, {}).get(task.metric)
+    for name, (owner, network) in there.items():
+        model, figure = owner.models[network], owner.results.get(network, {}).get(run.task.metric)
         rows.append(
             [
                 name,
@@ -108,8 +153,8 @@ def costs(run: Loaded, threads: int) -> tuple[list[str], list[list[Any]]]:
                 round(times[name]["p95"], 2),
                 round(1000 / times[name]["p50"], 1),
                 round(count_parameters(model) / 1e6, 3),
-                round(count_macs(model, size) / 1e6, 1),
-                round(RunFolder(run.path).weights(name).stat().st_size / 1e6, 3),
+                round(count_macs(model, owner.task.image_size(owner.cfg)) / 1e6, 1),
+                round(RunFolder(owner.path).weights(network).stat().st_size / 1e6, 3),
             ]
         )
     return header, rows

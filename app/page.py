@@ -12,7 +12,7 @@ from srrl.interrupt import GracefulStop
 
 from . import runs_tab
 from .benchmark_tab import BenchmarkTab
-from .compare_tab import CompareTab
+from .compare_tab import NOBODY, CompareTab
 from .job import Job
 from .live_tab import LiveTab
 from .train_tab import TrainTab
@@ -56,7 +56,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
         )  # runs come while the page is open: the shelf knows which there are
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", elem_id="tab-compare"):
-                CompareTab(shelf, run)
+                compared = CompareTab(shelf, run)
             with gr.Tab("Live", elem_id="tab-live"):
                 LiveTab(shelf, run)
             with gr.Tab("Benchmark", elem_id="tab-benchmark"):
@@ -70,14 +70,17 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                     training.begin, [training.task, training.length], training.outputs, **quiet
                 )
 
-        def refreshed(chosen: str | None, several: list[str], known: list[str] | None) -> list[Any]:
+        def refreshed(
+            chosen: str | None, second: str | None, several: list[str], known: list[str] | None
+        ) -> list[Any]:
             names = list(shelf.folders())
             if names == known:
-                return [gr.skip()] * 4
+                return [gr.skip()] * len(outputs)
             value = chosen if chosen in names else (names[0] if names else None)
             several = [name for name in several if name in names] or names[:1]
             return [
                 gr.Dropdown(names, value=value),
+                gr.Dropdown([NOBODY, *names], value=second if second in names else NOBODY),
                 gr.Dropdown(names, value=several),
                 gr.Column(visible=not names),
                 names,
@@ -85,8 +88,9 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
 
         known = gr.State(None)
         timer = gr.Timer(EVERY)
-        outputs = [run, timed.runs, nothing, known]
-        gr.on([page.load, timer.tick], refreshed, [run, timed.runs, known], outputs, **quiet)
+        outputs = [run, compared.other, timed.runs, nothing, known]
+        inputs = [run, compared.other, timed.runs, known]
+        gr.on([page.load, timer.tick], refreshed, inputs, outputs, **quiet)
 
         def runs() -> list[dict[str, Any]]:
             """Every run with its task, networks and figures."""

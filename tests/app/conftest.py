@@ -1,20 +1,16 @@
 """Two runs for the app, of untrained networks: a landmark one with a baseline and a classifier that is still training."""
 
 import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from served import served
 
 from srrl.checkpoint import save_weights
 from srrl.config import dump, resolve
 from srrl.runs import RunFolder, write_json, write_text
 from srrl.task import get_task
 
-ROOT = Path(__file__).resolve().parents[2]
 FACES = {
     "image_size": 64,
     "data": {"n_points": 68},
@@ -55,25 +51,8 @@ def runs(tmp_path_factory):
     return root
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def server(runs):
-    """The address of the app, running as a process of its own."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "--runs", runs, "--run", runs / "faces/001", "--port", str(port)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith(f"http://127.0.0.1:{port}"), line + process.stdout.read()
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(30)
+    """The address of the app for these runs."""
+    with served("--runs", runs, "--run", runs / "faces/001") as (address, _):
+        yield address
