@@ -49,5 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "app", "See teacher and student side by side in the browser.", add_arguments, run, EPILOG, "python -m app"
+    "app",
+    "See teacher and student side by side in the browser.",
+    add_arguments,
+    run,
+    EPILOG,
+    "python -m app",
+    keeps_memory=False,
 )

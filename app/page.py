@@ -76,12 +76,15 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             names = list(shelf.folders())
             if names == known:
                 return [gr.skip()] * len(outputs)
-            value = chosen if chosen in names else (names[0] if names else None)
-            several = [name for name in several if name in names] or names[:1]
+            # a value that is still there is left alone: it may just have been changed
+            first = {} if chosen in names else {"value": names[0] if names else None}
+            other = {} if second in (NOBODY, *names) else {"value": NOBODY}
+            kept = [name for name in several if name in names]
+            some = {} if kept and kept == several else {"value": kept or names[:1]}
             return [
-                gr.Dropdown(names, value=value),
-                gr.Dropdown([NOBODY, *names], value=second if second in names else NOBODY),
-                gr.Dropdown(names, value=several),
+                gr.Dropdown(choices=names, **first),
+                gr.Dropdown(choices=[NOBODY, *names], **other),
+                gr.Dropdown(choices=names, **some),
                 gr.Column(visible=not names),
                 names,
             ]

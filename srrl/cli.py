@@ -38,6 +38,7 @@ class Command:
     run: Callable[[argparse.Namespace], int]
     epilog: str = ""
     module: str | None = None  # how it is called as a module, where that is not python -m srrl.<name>
+    keeps_memory: bool = True  # what it frees; a server's stays small instead
 
 
 def main_of(command: Command, argv: list[str] | None = None) -> None:
@@ -53,7 +54,8 @@ def main_of(command: Command, argv: list[str] | None = None) -> None:
     command.add_arguments(parser)
     # a parallel region of libgomp that spins while a neighbour computes costs more than it saves; read at torch's import
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    keep_freed_memory()
+    if command.keeps_memory:
+        keep_freed_memory()
     sys.exit(guarded(lambda: command.run(parser.parse_intermixed_args(argv))))
 
 

@@ -28,7 +28,7 @@ def served(*arguments):
     )
     try:
         line = process.stdout.readline()
-        assert line.startswith(f"http://127.0.0.1:{port}"), line + process.stdout.read()
+        assert line.startswith("http://") and f":{port}" in line, line + process.stdout.read()
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()

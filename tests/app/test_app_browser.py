@@ -7,7 +7,6 @@ import contextlib
 import re
 import shutil
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -215,8 +214,6 @@ def test_camera(page):
         page.wait_for_function(  # each frame is a new file, which may be on its way
             f"() => document.querySelector('#live-{name.lower()} img')?.naturalWidth == 640", timeout=SLOW
         )
-        size = shown.evaluate("image => [image.naturalWidth, image.naturalHeight]")
-        assert size == [640, 480]
     page.locator("#camera").get_by_text("Stop").click()
 
 
@@ -250,7 +247,7 @@ def test_a_video_can_be_stopped_and_left(page, browser, site, tmp_path):
     page.locator("#annotate").click()
     expect(status).to_contain_text("of 600 frames", timeout=SLOW)
     page.get_by_role("button", name="Stop, and show what is done").click()
-    expect(status).to_contain_text(re.compile(r"^\d+ frames done"), timeout=SLOW)
+    expect(status).to_contain_text(re.compile(r"\b\d+ frames done"), timeout=SLOW)
     page.locator("#annotate").click()
     expect(status).to_contain_text(re.compile(r"[1-9]\d* of 600 frames"), timeout=SLOW)
     page.context.close()  # the client leaves
@@ -294,7 +291,11 @@ def test_phone(browser, site, scheme):
     phone = {"viewport": {"width": 380, "height": 800}, "color_scheme": scheme}
     with opened(browser, site[0], **phone) as page:
         for tab in ("Live", "Benchmark", "Runs", "Train", "Compare"):
-            page.get_by_role("tab", name=tab).first.click()
+            if not page.get_by_role("tab", name=tab, exact=True).is_visible():
+                page.get_by_label("More tabs").first.click()
+            page.get_by_role("tab", name=tab).or_(
+                page.get_by_role("button", name=tab, exact=True)
+            ).first.click()
             page.wait_for_timeout(300)
             assert page.evaluate("document.documentElement.scrollWidth") <= 380, tab
         page.locator("#run input").focus()

@@ -63,10 +63,26 @@ def test_faces_are_looked_for_once_and_compared_face_by_face(runs):
     run = Shelf(runs).load("faces/001")
     pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     found = compare(run, pixels, "whole")
-    assert set(found.drawn) == {"teacher", "student", "baseline"} and len(found.rows) == 1
+    assert set(found.drawn) == {"teacher", "student", "baseline"}
+    assert [r[:2] for r in found.rows] == [["student", 1], ["baseline", 1]]
     assert found.summary.startswith("1 face found.") and found.difference.shape == pixels.shape
     blank = compare(run, np.full((90, 120, 3), 128, np.uint8), "detector")
     assert "No face was found" in blank.summary and blank.difference is None and not blank.rows
+
+
+def test_the_student_of_a_second_run_is_shown_beside_the_first(runs):
+    shelf = Shelf(runs)
+    run, pixels = (
+        shelf.load("faces/001"),
+        np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8),
+    )
+    found = compare(run, pixels, "whole", run)
+    assert list(found.drawn) == ["teacher", "student", "baseline", "other student"]
+    student, other = (next(r for r in found.rows if r[0] == n) for n in ("student", "other student"))
+    assert student[1:] == other[1:]  # it is the same network
+    assert [r[0] for r in costs(run, 1, run)[1]] == list(found.drawn)
+    with pytest.raises(UserError, match="another kind of task"):
+        compare(run, pixels, "whole", shelf.load("classification/001"))
 
 
 def test_classes_of_both_networks_side_by_side(runs):
