@@ -11,11 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from srrl.allocator import give_back
 from srrl.errors import UserError
 from srrl.media import to_rgb
 
 MOST_PIXELS = 50_000_000  # of a file, decoded: 150 MB
 LONGEST = 2048  # pixels; larger pictures are shrunk to this before anything looks at them
+LARGE = 20_000_000  # bytes of a decoded picture after which memory is handed back
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -25,10 +27,18 @@ def open_picture(source: str | Path | None) -> np.ndarray:
     ``source``: a file, or a data URL, which is how a camera's frames come. Raises UserError in words for the person who
     chose it. The size is read from the header, before any pixel.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if not source:
         raise UserError("No picture yet: choose one, paste one, or take one with the camera.")
+    pixels = _read(source)
+    large, pixels = pixels.size > LARGE, shrunk(pixels, LONGEST)
+    if large:
+        give_back()  # Pillow takes its memory in blocks that the C library would keep
+    return pixels
+
+
+def _read(source: str | Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the limit below is ours
@@ -36,14 +46,13 @@ def open_picture(source: str | Path | None) -> np.ndarray:
                 width, height = opened.size
                 if width * height > MOST_PIXELS:
                     raise UserError(_too_large(f"{width} × {height} pixels"))
-                pixels = _decoded(opened)
+                return _decoded(opened)
     except Image.DecompressionBombError:
         raise UserError(_too_large("far more")) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise UserError(
             "This file is not a picture that can be opened here: use JPEG, PNG, WebP, BMP, GIF or TIFF."
         ) from None
-    return shrunk(pixels, LONGEST)
 
 
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Memory that a process frees stays its own, so that activations find their pages again at the next training step."""
+"""What becomes of the memory that a process frees: kept for the next training step, or given back by a server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,20 @@ def keep_freed_memory() -> bool:
     the heap goes back as well: every step of a training then waits for the kernel to find and clear the same pages
     again. Nothing happens with another C library, or where an environment variable has set malloc (mallopt(3)).
     """
-    if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", {}) or not os.confstr("CS_GNU_LIBC_VERSION"):
+    if not _is_glibc():
         return False
     if any(name in os.environ for name in _OWN) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(_MMAP_THRESHOLD, 2**30) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back() -> None:
+    """Hands freed pages of every thread's heap to the system; nothing with another C library than glibc."""
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_glibc() -> bool:
+    names = getattr(os, "confstr_names", {})
+    return "CS_GNU_LIBC_VERSION" in names and bool(os.confstr("CS_GNU_LIBC_VERSION"))
