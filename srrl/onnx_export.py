@@ -46,7 +46,10 @@ class PixelGraph(nn.Module):
 
 
 def write_onnx(task: Task, model: nn.Module, cfg: RunSettings, path: Path) -> PixelGraph:
-    """The student in eval mode and what its predictions need, into ``path``, for any batch size; what torch computes comes back."""
+    """The student in eval mode and what its predictions need, into ``path``, for any batch size; what torch computes comes back.
+
+    Raises RunError for a network that cannot be traced.
+    """
     import onnx
 
     size = task.image_size(cfg)
@@ -55,16 +58,22 @@ def write_onnx(task: Task, model: nn.Module, cfg: RunSettings, path: Path) -> Pi
     example = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["pixels"],
-            output_names=list(graph.names),
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["pixels"],
+                output_names=list(graph.names),
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
+            raise RunError(
+                f"not written: torch cannot express this network as an ONNX graph ({reason[:160]})"
+            ) from error
     proto = program.model_proto
     _forget_sources(proto)
     described = {
@@ -73,6 +82,7 @@ def write_onnx(task: Task, model: nn.Module, cfg: RunSettings, path: Path) -> Pi
         "outputs": json.dumps({model.output_kind: "the network's own output", **graph.answers.names}),
         "image_size": str(size),
         "settings": json.dumps(portable(cfg)),
+        **task.picture_notes(cfg),
     }
     onnx.helper.set_model_props(proto, {METADATA + k: v for k, v in described.items()})
     onnx.checker.check_model(proto, full_check=True)

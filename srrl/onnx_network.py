@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from srrl.config import RunSettings
@@ -67,7 +67,12 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        found = self.session.run([self.output_kind], {"pixels": pixels.numpy()}, self.raw_alone)
+        try:
+            found = self.session.run([self.output_kind], {"pixels": pixels.numpy()}, self.raw_alone)
+        except Exception as error:  # onnxruntime's own types, which differ between its versions
+            raise RunError(
+                f"ONNX Runtime could not run the graph: {' '.join(str(error).split())[:200]}"
+            ) from error
         return torch.from_numpy(found[0])
 
 

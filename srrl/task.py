@@ -244,6 +244,10 @@ class Task:
         """
         raise TypeError(f"{type(self).__name__} defines no answers")
 
+    def picture_notes(self, cfg: RunSettings) -> dict[str, str]:
+        """What the reader of an exported graph has to know beyond its inputs and outputs, by name: kept in the file."""
+        return {}
+
     def export(self, form: str, model: nn.Module, cfg: RunSettings, path: Path) -> None:
         """Writes a trained student into ``path`` with :func:`srrl.checkpoint.save_export`; ``form`` is one of ``formats``.
 

@@ -34,6 +34,14 @@ class Probabilities(nn.Module):
         return (logits.softmax(1),)
 
 
+def preparation(size: int) -> str:
+    """In words, how a picture becomes the square that the network takes."""
+    how = "(averaged over areas where it shrinks, else bilinear)"
+    if size <= SMALL:
+        return f"the shorter side resized to {size} pixels {how}, then the middle {size} x {size}"
+    return f"the shorter side resized to {round(size / 0.875)} pixels {how}, then the middle {size} x {size}"
+
+
 class Classifier:
     """A trained network and its settings as a function of pictures; ``srrl.load(RUN)`` gives one.
 

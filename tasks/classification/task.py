@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,11 @@ class ClassificationTask(Task):
         from .predictor import Probabilities
 
         return Probabilities()
+
+    def picture_notes(self, cfg: ClassificationSettings) -> dict[str, str]:
+        from .predictor import preparation
+
+        return {"classes": json.dumps(cfg.data.classes), "preparation": preparation(cfg.image_size)}
 
 
 def _digits(given: dict[str, Any]) -> bool:

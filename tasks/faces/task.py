@@ -140,6 +140,12 @@ class FacesTask(Task):
 
         return Landmarks(make_codec(cfg, model))
 
+    def picture_notes(self, cfg: FacesSettings) -> dict[str, str]:
+        return {
+            "preparation": f"one face each: a square around the middle of its landmarks' box, {cfg.data.scale:g} times "
+            f"the box's longer side, resized to {cfg.image_size} pixels (bilinear, edges repeated)"
+        }
+
 
 def score(found: np.ndarray, dataset: FaceDataset, cfg: FacesSettings) -> dict[str, Any]:
     """All figures of landmarks (N, K, 2) in image pixels against the data set's own."""

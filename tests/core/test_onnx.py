@@ -1,5 +1,6 @@
 """ONNX graphs: answers against torch and against plain arithmetic, any batch size, int8, and use without torch."""
 
+import json
 import re
 import subprocess
 import sys
@@ -140,6 +141,39 @@ def test_the_file_says_what_it_takes_and_nothing_of_the_machine(written):
         data = path.read_bytes()
         assert b"/somewhere" not in data and b".py" not in data
         assert str(README.parent).encode() not in data
+
+
+def test_a_classifiers_file_says_how_to_prepare_a_picture_and_what_the_classes_are(written):
+    """Its words, followed with OpenCV and ONNX Runtime alone, give what srrl.load gives."""
+    path = written["classification"][-1]
+    session = onnxruntime.InferenceSession(str(path))
+    notes = session.get_modelmeta().custom_metadata_map
+    assert notes["srrl.preparation"].startswith("the shorter side resized to 16 pixels (averaged over areas")
+    classes = json.loads(notes["srrl.classes"])
+    picture = cv2.imread(str(SHEET))[200:500, 200:600, ::-1].copy()
+    small = cv2.resize(picture, (round(400 * 16 / 300), 16), interpolation=cv2.INTER_AREA)
+    left = (small.shape[1] - 16) // 2
+    p = session.run(["probabilities"], {"pixels": small[None, :, left : left + 16]})[0][0]
+    best = srrl.load(path)(picture)[0]
+    assert classes[int(p.argmax())] == best.name and float(p.max()) == pytest.approx(
+        best.probability, abs=1e-5
+    )
+
+
+def test_what_cannot_be_traced_or_run_ends_in_one_line(written, tmp_path):
+    task, model, cfg = student_of("classification", DIGITS)
+
+    class Untraceable(torch.nn.Module):
+        output_kind = "logits"
+
+        def forward(self, x):
+            return x.mean((2, 3)) if float(x.sum()) > 0 else x.amax((2, 3))
+
+    with pytest.raises(RunError, match="torch cannot express this network as an ONNX graph"):
+        write_onnx(task, Untraceable(), cfg, tmp_path / "a.onnx")
+    _, network, _ = open_onnx(written["classification"][-1])
+    with pytest.raises(RunError, match="ONNX Runtime could not run the graph"):
+        network(torch.rand(1, 3, 20, 20))
 
 
 def test_the_file_predicts_as_the_network(written):
