@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import copy
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srrl.errors import RunError, UserError
-from srrl.speed import Autocast, latency
+from srrl.speed import BFloat16, percentiles, take_turns
+
+from .comparison import measured_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +30,15 @@ FORMS = {
     "ONNX": "ONNX Runtime, float32",
     "packed": "one bit a weight (binary networks)",
 }
-ROUNDS, WARMUP = 30, 3
+ROUNDS, FEWEST, WARMUP = 30, 5, 3
+PATIENCE = 60.0  # seconds
 UNMEASURED = ("bfloat16",)  # forms whose own figure is not known
 MARKERS = dict(zip(FORMS, "osD^", strict=True))
 
 
 @dataclass
 class Timed:
-    """One network in one form. figure: on the run's test data, as trained; higher: whether more of it is better."""
+    """One network in one form. figure: on ``of``, data as the network was trained for; higher: whether more of it is better."""
 
     run: str
     network: str
@@ -43,7 +48,17 @@ class Timed:
     pictures: float
     figure: float | None
     metric: str
+    of: str
     higher: bool
+
+
+@dataclass
+class Measured:
+    """All that was measured, and why the rest was not."""
+
+    timed: list[Timed]
+    notes: list[str]
+    rounds: int
 
 
 def measure(
@@ -54,16 +69,16 @@ def measure(
     batch_size: int,
     threads: int,
     size: int | None,
-    after: Callable[[float], None] = lambda share: None,
-) -> tuple[list[Timed], list[str]]:
-    """Every network in every form that it has, in turns, and notes on those that are missing.
+) -> Iterator[float | Measured]:
+    """Every network in every form that it has, in turns: the share that is done after each round, in the end what was found.
 
-    size: pixels of the square pictures; None: as each run was trained. ``after`` is called with the share that is done,
-    and may raise to end it. Milliseconds are for a batch. Raises UserError where nothing is left to measure.
+    size: pixels of the square pictures; None: as each run was trained. Milliseconds are for a batch. There are ``ROUNDS``
+    rounds, or at least ``FEWEST`` where those take longer than ``PATIENCE``. Raises UserError where nothing is to be measured.
     """
-    found: list[Timed] = []
     notes: list[str] = []
     groups: dict[int, dict[tuple[str, str, str], nn.Module]] = {}
+    times: dict[tuple[str, str, str], list[float]] = {}
+    rounds = ROUNDS
     with _made(runs, networks, forms, threads, size, notes) as made:
         for key, (pixels, model) in made.items():
             groups.setdefault(pixels, {})[key] = model
@@ -72,36 +87,34 @@ def measure(
                 "There is nothing to measure: " + ("; ".join(notes) or "choose a run, a network and a form.")
             )
         for number, (pixels, models) in enumerate(groups.items()):
-            times = latency(
-                models,
-                pixels,
-                thread_count=threads,
-                rounds=ROUNDS,
-                warmup=WARMUP,
-                batch_size=batch_size,
-                after=lambda done, number=number: after((number + done / (ROUNDS + WARMUP)) / len(groups)),
+            began, found = time.monotonic(), {}
+            turns = take_turns(
+                models, pixels, thread_count=threads, rounds=ROUNDS, warmup=WARMUP, batch_size=batch_size
             )
-            for (run, network, form), time in times.items():
-                loaded = runs[run]
-                figure = loaded.results.get(network, {}).get(loaded.task.metric)
-                pictures = 1000 * batch_size / time["p50"]
-                metric = f"{loaded.task.metric}, {loaded.task.unit}"
-                found.append(
-                    Timed(
-                        run,
-                        network,
-                        form,
-                        time["p50"],
-                        time["p95"],
-                        pictures,
-                        figure,
-                        metric,
-                        loaded.task.higher,
-                    )
-                )
+            for done, found in enumerate(turns, 1):  # noqa: B007 - the last one counts
+                yield (number + done / (ROUNDS + WARMUP)) / len(groups)
+                if done >= FEWEST + WARMUP and time.monotonic() - began > PATIENCE / len(groups):
+                    break
+            rounds = min(rounds, done - WARMUP)
+            times |= found
     order = {run: i for i, run in enumerate(runs)}
-    found.sort(key=lambda t: (order[t.run], networks.index(t.network), list(FORMS).index(t.form)))
-    return found, notes
+    keys = sorted(times, key=lambda k: (order[k[0]], networks.index(k[1]), list(FORMS).index(k[2])))
+    yield Measured([_timed(runs, k, times[k], batch_size, size) for k in keys], notes, rounds)
+
+
+def _timed(
+    runs: dict[str, Loaded], key: tuple[str, str, str], times: list[float], batch_size: int, size: int | None
+) -> Timed:
+    """What the times of one network come to; its figure only where it was timed at the size that it was trained for."""
+    run, network, form = key
+    loaded, found = runs[run], percentiles(times)
+    task, figure = loaded.task, loaded.results.get(network, {}).get(loaded.task.metric)
+    if size not in (None, task.image_size(loaded.cfg)):
+        figure = None
+    of = ", ".join(str(v) for v in measured_on(loaded)[1:] if v)
+    pictures = 1000 * batch_size / found["p50"]
+    metric = f"{task.metric}, {task.unit}"
+    return Timed(run, network, form, found["p50"], found["p95"], pictures, figure, metric, of, task.higher)
 
 
 @contextlib.contextmanager
@@ -141,7 +154,7 @@ def _form(run: Loaded, network: str, form: str, threads: int, path: Path, size: 
     if form == "float32":
         return model
     if form == "bfloat16":
-        return Autocast(model)
+        return BFloat16(model)
     if form == "packed":
         packed = run.task.faster_forms(model).get("packed")
         if packed is None:
@@ -154,14 +167,14 @@ def _form(run: Loaded, network: str, form: str, threads: int, path: Path, size: 
     if size != run.task.image_size(run.cfg):
         raise UserError(f"an ONNX file takes pictures of {run.task.image_size(run.cfg)} pixels only")
     try:
-        write_onnx(run.task, model, run.cfg, path)
+        write_onnx(run.task, copy.deepcopy(model), run.cfg, path)  # traced, while others may predict with it
     except RunError as error:
         raise UserError(f"no ONNX file ({error})") from None
     return OnnxNetwork(path, threads)
 
 
 def draw(timed: list[Timed]) -> np.ndarray | None:
-    """Accuracy against time, an axis for each figure that the runs are measured by; None where no run has a figure.
+    """Accuracy against time, an axis for each figure and data that the runs are measured by; None where none has a figure.
 
     A line joins the networks that no other beats in both. (H, W, 3) uint8 RGB.
     """
@@ -171,14 +184,14 @@ def draw(timed: list[Timed]) -> np.ndarray | None:
     if not known:
         return None
     plt = pyplot()
-    metrics = list(dict.fromkeys(t.metric for t in known))
+    kinds = list(dict.fromkeys((t.metric, t.of) for t in known))
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(5.2 * len(metrics) + 2.6, 4.0), layout="constrained", squeeze=False
+        1, len(kinds), figsize=(5.2 * len(kinds) + 2.6, 4.0), layout="constrained", squeeze=False
     )
     owners = dict.fromkeys(f"{t.run} {t.network}" for t in known)
     colours = {owner: plt.cm.tab20.colors[i % 20] for i, owner in enumerate(owners)}
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        _scatter(axis, [t for t in known if t.metric == metric], colours)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        _scatter(axis, [t for t in known if (t.metric, t.of) == kind], colours)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=o) for o, c in colours.items()]
     for form in FORMS:
         if any(t.form == form for t in known):
@@ -213,6 +226,7 @@ def _scatter(axis: Axes, timed: list[Timed], colours: dict[str, Any]) -> None:
     axis.plot([t.p50 for t in best], [t.figure for t in best], color="0.6", linewidth=1, zorder=1)
     better = "higher" if timed[0].higher else "lower"
     axis.set(xlabel="milliseconds (median): lower is better", ylabel=f"{timed[0].metric}: {better} is better")
+    axis.set_title(timed[0].of, fontsize=9, color="0.4")
     _logarithmic(axis, "x", [t.p50 for t in timed])
     if not timed[0].higher and all(t.figure > 0 for t in timed):  # errors fall by factors
         _logarithmic(axis, "y", [t.figure for t in timed])

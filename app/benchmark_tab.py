@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from srrl.errors import UserError
 
-from .benchmark import FORMS, ROUNDS, draw, measure
+from .benchmark import FORMS, Measured, draw, measure
 from .compare_tab import COMPUTE, NETWORKS, picture_out
+from .words import in_words
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -21,15 +24,11 @@ SIZES = {"as trained": None, "64": 64, "96": 96, "128": 128, "192": 192, "256": 
 MOST = 8  # runs at a time: their networks are all in memory
 
 
-class Stopped(Exception):
-    """Raised within a measurement that is no longer wanted."""
-
-
 class BenchmarkTab:
     """The tab's components, made where it is called."""
 
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
+    def __init__(self, shelf: Shelf, busy: Callable[[], str]):
+        self.shelf, self.busy = shelf, busy
         self._stops: dict[str, threading.Event] = {}  # of the measurements that are going on, by browser tab
         names, cores = list(shelf.folders()), os.cpu_count() or 1
         gr.Markdown(
@@ -37,9 +36,14 @@ class BenchmarkTab:
             "Leave the machine alone meanwhile."
         )
         self.runs = gr.Dropdown(
-            names, value=names[:1], multiselect=True, max_choices=MOST, label="Runs", elem_id="bench-runs"
+            names,
+            value=names[:1],
+            multiselect=True,
+            max_choices=MOST,
+            allow_custom_value=True,  # the shelf knows which there are
+            label="Runs",
+            elem_id="bench-runs",
         )
-        self.runs.preprocess = lambda chosen: chosen  # the shelf knows which there are
         with gr.Row(elem_classes="side-by-side"):
             self.networks = gr.CheckboxGroup(
                 list(NETWORKS), value=["teacher", "student"], label="Networks", elem_id="bench-networks"
@@ -90,35 +94,33 @@ class BenchmarkTab:
         threads: int,
         size: str,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio asks for it
-    ) -> tuple[str, Any, Any]:
+    ) -> Iterator[tuple[str, Any, Any]]:
         """Milliseconds of every chosen network, a table and a plot of accuracy against time."""
         event = self._stops[request.session_hash] = threading.Event()
-
-        def after(share: float) -> None:
-            if event.is_set():
-                raise Stopped
-            progress(share, desc="measuring")
-
+        said = 0.0
         try:
-            progress(0.0, desc="loading the networks")
             if not 0 < len(runs or []) <= MOST:
                 raise UserError(f"Choose one to {MOST} runs.")
-            found, notes = measure(
-                {name: self.shelf.load(name) for name in runs},
-                networks,
-                forms,
-                batch_size=batch,
-                threads=threads,
-                size=SIZES[size],
-                after=after,
-            )
-        except UserError as error:
-            return str(error), gr.skip(), gr.skip()
-        except Stopped:
-            return "Stopped.", gr.skip(), gr.skip()
+            yield "Loading the networks.", gr.skip(), gr.skip()
+            loaded = {name: self.shelf.load(name) for name in runs}
+            for found in measure(
+                loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size]
+            ):
+                if event.is_set():
+                    yield "Stopped.", gr.skip(), gr.skip()
+                    return
+                if isinstance(found, Measured):
+                    yield self.shown(found, forms, batch, threads)
+                elif time.monotonic() - said > 0.5:
+                    said = time.monotonic()
+                    yield f"Measuring: {found:.0%}", gr.skip(), gr.skip()
+        except Exception as error:
+            yield in_words(error), gr.skip(), gr.skip()
         finally:
             self._stops.pop(request.session_hash, None)
+
+    def shown(self, found: Measured, forms: list[str], batch: int, threads: int) -> tuple[str, Any, Any]:
+        """Words, table and plot."""
         per = "picture" if batch == 1 else f"{batch} pictures"
         header = [
             "run",
@@ -128,21 +130,23 @@ class BenchmarkTab:
             "ms (95 %)",
             "pictures a second",
             "figure",
-            "of the test data",
+            "of",
         ]
         rows = [
             [t.run, t.network, t.form, round(t.p50, 2), round(t.p95, 2), round(t.pictures, 1),
-             None if t.figure is None else round(t.figure, 3), t.metric]
-            for t in found
+             None if t.figure is None else round(t.figure, 3), f"{t.metric}: {t.of}"]
+            for t in found.timed
         ]  # fmt: skip
-        said = [f"{ROUNDS} rounds, {threads} thread{'s' * (threads > 1)}."]
+        said = [f"{found.rounds} rounds, {threads} thread{'s' * (threads > 1)}.{self.busy()}"]
         if "bfloat16" in forms:
             said.append(
                 "The figure of bfloat16 is that of float32: its own was not measured (hollow in the plot)."
             )
-        if notes:
-            said.append("Left out: " + "; ".join(notes) + ".")
-        return " ".join(said), {"headers": header, "data": rows}, draw(found)
+        if any(t.figure is None for t in found.timed):
+            said.append("No figure: the run is not finished, or was trained for another size of picture.")
+        if found.notes:
+            said.append("Left out: " + "; ".join(found.notes) + ".")
+        return " ".join(said), {"headers": header, "data": rows}, draw(found.timed)
 
     def stopped(self, request: gr.Request) -> None:
         """Ends the measurement that this page is waiting for."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from srrl.cli import Command
 from srrl.errors import UserError
@@ -25,7 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these")
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("SRRL_AUTH"),
+        help="ask for these (also from the environment variable SRRL_AUTH, which other users cannot see)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     from .page import serve
     from .shelf import Shelf
 
-    serve(Shelf(args.runs, args.run), host=args.host, port=args.port, auth=auth)
+    shelf = Shelf(args.runs, args.run)
+    with TemporaryDirectory(
+        prefix="srrl-app-"
+    ) as folder:  # what people upload and are shown: gone with the app
+        serve(shelf, host=args.host, port=args.port, auth=auth, folder=Path(folder))
     return 0
 
 

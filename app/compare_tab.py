@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import gradio as gr
 from srrl.errors import UserError
 from srrl.report import COLOURS
 
-from .comparison import OTHER, Compared, compare, costs, finds_faces
+from .comparison import OTHER, Compared, compare, costs, finds_faces, measured_on
 from .pictures import open_picture
+from .words import in_words
 
 if TYPE_CHECKING:
     from .shelf import Loaded, Shelf
@@ -32,7 +34,7 @@ SHOWN = (*NETWORKS, OTHER)
 NOBODY = "no second run"
 TITLES = {
     "teacher": "Teacher (large)",
-    "student": "Student (small, taught by the teacher)",
+    "student": "Student (small)",
     "baseline": "Baseline (the same small network, trained without a teacher)",
     OTHER: "Student of the second run",
 }
@@ -41,8 +43,9 @@ TITLES = {
 class CompareTab:
     """The tab's components, made where it is called, and what its button does."""
 
-    def __init__(self, shelf: Shelf, run: gr.Dropdown):
-        self.shelf = shelf
+    def __init__(self, shelf: Shelf, run: gr.Dropdown, busy: Callable[[], str]):
+        self.shelf, self.busy = shelf, busy
+        self.shown = gr.State(None)  # the runs whose answers the page shows
         with gr.Row(elem_classes="side-by-side"):
             self.ask(run)
         with gr.Row(elem_classes="side-by-side"):
@@ -53,7 +56,7 @@ class CompareTab:
         with gr.Accordion("What each network costs", open=True):
             self.cost()
         answers = [self.status, *self.images.values(), *self.labels.values(), self.third, self.fourth]
-        self.outputs = [*answers, self.faces, self.slider, self.difference, self.table]
+        self.outputs = [*answers, self.faces, self.slider, self.difference, self.table, self.shown]
         self.go.click(
             self.show,
             [self.picture, run, self.box, self.with_third, self.other],
@@ -64,7 +67,7 @@ class CompareTab:
             show_progress_on=self.status,
         ).then(
             self.measure,
-            [run, self.other],
+            self.shown,
             [self.costs, self.bars, self.note],
             api_visibility="private",
             concurrency_id=COMPUTE,
@@ -72,7 +75,7 @@ class CompareTab:
         )
         # only runs that look for faces ask where they are
         run.change(
-            lambda name: gr.Radio(visible=self.looks(name)),
+            lambda name: gr.Radio(visible=looks(shelf, name)),
             run,
             self.box,
             api_visibility="private",
@@ -89,8 +92,6 @@ class CompareTab:
             elem_id="picture",
             alt_text="The picture that you chose",
         )
-        # the file as it came: it is opened by our own rules, which have words for what is wrong with it
-        self.picture.preprocess = lambda payload: payload.path if payload is not None else None
         with gr.Column():
             gr.Examples(
                 [str(EXAMPLES / name) for name in PICTURES],
@@ -104,7 +105,7 @@ class CompareTab:
                 list(BOXES),
                 value=next(iter(BOXES)),
                 label="Where is the face?",
-                visible=self.looks(run.value),
+                visible=looks(self.shelf, run.value),
                 elem_id="box",
             )
             self.with_third = gr.Checkbox(False, label="Also show the baseline", elem_id="third")
@@ -112,9 +113,9 @@ class CompareTab:
                 [NOBODY, *self.shelf.folders()],
                 value=NOBODY,
                 label="Also show the student of a second run",
+                allow_custom_value=True,  # runs come while the page is open: the shelf knows which there are
                 elem_id="other",
             )
-            self.other.preprocess = lambda name: name  # the shelf knows which there are
             self.go = gr.Button("Compare", variant="primary", elem_id="go")
             self.status = gr.Markdown("Choose a picture, then press Compare.", elem_id="status")
 
@@ -167,13 +168,6 @@ class CompareTab:
         )
         self.note = gr.Markdown(elem_id="cost-note")
 
-    def looks(self, name: str | None) -> bool:
-        """Whether this run looks for faces before it predicts."""
-        try:
-            return finds_faces(self.shelf.load(name))
-        except UserError:  # the button will say so
-            return False
-
     def second(self, name: str | None) -> Loaded | None:
         """The run of that name, None where none is asked for. Raises UserError."""
         return self.shelf.load(name) if name and name != NOBODY else None
@@ -185,10 +179,12 @@ class CompareTab:
         try:
             loaded = self.shelf.load(run)
             found = compare(loaded, open_picture(picture), BOXES.get(where, "detector"), self.second(other))
-        except UserError as error:
-            return [str(error), *[gr.skip()] * (len(self.outputs) - 1)]
+        except Exception as error:
+            return [in_words(error), *[gr.skip()] * (len(self.outputs) - 2), None]
         there = baseline and "baseline" in found.drawn
-        said = found.summary + (" This run has no baseline." if baseline and not there else "")
+        said = f"**{run}**: {found.summary}" + (
+            " This run has no baseline." if baseline and not there else ""
+        )
         return [
             said,
             *(found.drawn.get(n) for n in SHOWN),
@@ -196,22 +192,41 @@ class CompareTab:
             gr.Column(visible=there),
             gr.Column(visible=OTHER in found.drawn),
             *_differences(found),
+            (run, other),
         ]
 
-    def measure(self, run: str | None, other: str | None = None) -> list[Any]:
-        """What each network of a run costs on this machine, measured now."""
+    def measure(self, shown: tuple[str, str | None] | None) -> list[Any]:
+        """What each network of the runs on the page costs on this machine, measured now."""
         import pandas
 
-        try:
-            header, rows = costs(self.shelf.load(run), THREADS, self.second(other))
-        except UserError:  # said already
+        if shown is None:  # why was said already
             return [gr.skip()] * 3
+        try:
+            run, other = self.shelf.load(shown[0]), self.second(shown[1])
+            header, rows = costs(run, THREADS, other)
+        except Exception as error:
+            return [gr.skip(), gr.skip(), in_words(error)]
         frame = pandas.DataFrame(rows, columns=header)
+        better = "higher" if run.task.higher else "lower"
         note = (
-            f"The networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. The figure "
-            f"({header[1].replace(', ', ' in ')}) is that of the run's test data."
+            f"{shown[0]}: the networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. "
+            f"The figure ({header[1].replace(', ', ' in ')}; {better} is better) is that of the run's test data"
+            + (
+                ""
+                if other is None or measured_on(run) == measured_on(other)
+                else ", which the second run's is not"
+            )
+            + f".{self.busy()}"
         )
         return [frame, frame, note]
+
+
+def looks(shelf: Shelf, name: str | None) -> bool:
+    """Whether the run of this name looks for faces before it predicts."""
+    try:
+        return finds_faces(shelf.load(name))
+    except UserError:  # the button will say so
+        return False
 
 
 def _differences(found: Compared) -> list[Any]:

@@ -106,6 +106,11 @@ def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None = None
     return compared
 
 
+def measured_on(run: Loaded) -> tuple:
+    """What a run's figures are of; figures of two runs can be compared where it is the same."""
+    return (run.task.metric, *(run.results.get(k) for k in ("dataset", "split", "protocol")))
+
+
 def finds_faces(run: Loaded) -> bool:
     """Whether the run's predictors look for faces before they predict."""
     return hasattr(next(iter(run.predictors.values())), "look")
@@ -116,9 +121,17 @@ def compare(run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | No
 
     With ``other``, through the student of that run as well. Raises UserError.
     """
-    if finds_faces(run):
-        return compare_faces(run, pixels, box, other)
-    return compare_classes(run, pixels, other)
+    found = (
+        compare_faces(run, pixels, box, other) if finds_faces(run) else compare_classes(run, pixels, other)
+    )
+    missing = [name for name in ("teacher", "student") if name not in run.models]
+    if missing:
+        found.summary += f" This run has no {missing[0]}."
+    elif not run.results:
+        found.summary += (
+            " This run is still training, or was stopped: its networks are not what they will be."
+        )
+    return found
 
 
 def costs(run: Loaded, threads: int, other: Loaded | None = None) -> tuple[list[str], list[list[Any]]]:
@@ -145,6 +158,8 @@ def costs(run: Loaded, threads: int, other: Loaded | None = None) -> tuple[list[
     rows = []
     for name, (owner, network) in there.items():
         model, figure = owner.models[network], owner.results.get(network, {}).get(run.task.metric)
+        if measured_on(owner) != measured_on(run):
+            figure = None  # of other data
         rows.append(
             [
                 name,

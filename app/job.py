@@ -14,7 +14,10 @@ from pathlib import Path
 
 from srrl.errors import UserError
 
+from .shelf import modified
+
 LINES = 200  # of its output that are kept
+QUIET = 900.0  # seconds without a sign of life after which a run counts as stopped
 PATIENCE = 60.0  # seconds that a stopped training has to save its checkpoint
 STOPPED = (130, 143, -2, -15)  # exit statuses after a signal; the negative ones before it could be heeded
 EPOCH = re.compile(r"^([\w-]+)\s+epoch (\d+)/(\d+)\b")
@@ -31,16 +34,14 @@ class State:
     status: int | None = None
     seconds: float = 0.0
     lines: tuple[str, ...] = ()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was ended from outside, and can go on."""
-        return not self.going and self.status in STOPPED
+    after: str | None = None  # the run that can go on once nothing is being trained
 
     def said(self) -> str:
         """A sentence for a person."""
         if self.name is None:
-            return "Nothing is being trained."
+            return "Nothing is being trained." + (
+                f" Continue goes on with {self.after}." if self.after else ""
+            )
         if self.going:
             after = f"Training {self.name} for {_duration(self.seconds)}"
             if self.stopping:
@@ -48,9 +49,10 @@ class State:
             return f"{after}: {self.stage()}."
         if self.status == 0:
             return f"Finished {self.name} in {_duration(self.seconds)}. It now stands in the list of trained runs."
-        if self.stopped:
-            return f"Stopped {self.name}. Continue goes on from its last checkpoint."
-        return f"{self.name} failed: {self.lines[-1] if self.lines else f'exit status {self.status}'}"
+        more = f" Continue goes on with {self.after}." if self.after else ""
+        if self.status in STOPPED:
+            return f"Stopped {self.name}.{more}"
+        return f"{self.name} failed: {self.lines[-1] if self.lines else f'exit status {self.status}'}.{more}"
 
     def stage(self) -> str:
         """The phase and epoch of the last line that names them."""
@@ -82,13 +84,27 @@ class Job:
             folder = RunFolder.create(task, root=self.root).path
             self._run(folder, ["--task", task, "--run-dir", str(folder), *(["--quick"] if quick else [])])
 
+    def unfinished(self) -> Path | None:
+        """The newest run that can go on: without results, and either ours or left alone for ``QUIET`` seconds.
+
+        Others may be training in a terminal.
+        """
+        found: dict[Path, float] = {}
+        for config in self.root.glob("*/*/config.yaml"):
+            path = config.parent
+            when = max(modified(path / "metrics.csv"), modified(path / "checkpoints"), modified(config))
+            if not (path / "results.json").is_file() and (path == self._path or time.time() - when > QUIET):
+                found[path] = when
+        return max(found, key=found.get, default=None)
+
     def resume(self) -> None:
-        """Goes on with the training that was stopped. Raises UserError where there is none."""
+        """Goes on with the training that was stopped last, also before the app began. Raises UserError where there is none."""
         with self._lock:
             self._free()
-            if self._path is None or not (self._path / "config.yaml").is_file():
+            path = self.unfinished()
+            if path is None:
                 raise UserError("There is nothing to go on with: start a training.")
-            self._run(self._path, ["--resume", str(self._path)])
+            self._run(path, ["--resume", str(path)])
 
     def stop(self) -> None:
         """The training saves a checkpoint and ends. Nothing where none is going on."""
@@ -107,8 +123,10 @@ class Job:
     def state(self) -> State:
         """How it stands."""
         with self._lock:
+            waiting = self.unfinished()
+            after = str(waiting.relative_to(self.root)) if waiting is not None else None
             if self._process is None:
-                return State()
+                return State(after=after)
             going = self._going()
             if not going and not self._ended:
                 self._ended = time.monotonic()
@@ -121,6 +139,7 @@ class Job:
                 self._process.poll(),
                 until - self._began,
                 tuple(self._lines),
+                after,
             )
 
     def _free(self) -> None:

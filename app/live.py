@@ -17,6 +17,7 @@ from srrl.media import VideoFile, read_video, video_length
 from srrl.speed import threads
 
 from .pictures import shrunk
+from .words import in_words
 
 if TYPE_CHECKING:
     from .shelf import Loaded
@@ -27,6 +28,9 @@ THREADS = (
 IDLE = 5.0  # seconds without a frame after which the teacher's thread ends
 WIDTH = 640  # pixels of each half of an annotated video
 LONGEST = 60.0  # seconds of a video that are looked at
+PAUSE = 2.0  # seconds without a frame that no rate is taken over
+MOST_FRAMES = 1800  # of a video
+MOST_PIXELS = 16_000_000  # of one of its frames
 CLOCK = 20  # frames that a rate is taken over
 
 
@@ -46,6 +50,8 @@ class Watcher:
         with threads(THREADS):
             found = self.follower(pixels, seconds) if self.follower is not None else self.predictor(pixels)
         drawn = self.predictor.draw(pixels, found)
+        if self.ended and began - self.ended[-1] > PAUSE:
+            self.ended.clear()
         self.ended.append(time.perf_counter())
         self.took.append(self.ended[-1] - began)
         return drawn
@@ -65,7 +71,9 @@ class Watcher:
     def jitter(self) -> str:
         """In words; empty where there are no points."""
         value = getattr(self.follower, "jitter", None)
-        return "" if value is None else f", jitter {value:.2f} % of {self.predictor.size_name}"
+        if value is None:
+            return ""
+        return f", jitter {value:.2f} % of {self.predictor.size_name} (for a face that holds still)"
 
 
 class Camera:
@@ -118,10 +126,10 @@ class Camera:
                     return
                 (pixels, when), self._waiting = self._waiting, None
             try:
-                drawn = self.teacher(pixels, when)
+                drawn, self._failed = self.teacher(pixels, when), ""
             except Exception as error:  # a thread's own end would go unseen
-                self._failed = f"The teacher failed: {error}"
-                return
+                self._failed = f"**Teacher**: {in_words(error)}"
+                continue
             with self._condition:
                 self._drawn = drawn
 
@@ -154,15 +162,23 @@ def annotate(
         for n in ("teacher", "student")
         if n in loaded.predictors
     }
-    total, rate = video_length(source)
-    most = max(1, int(LONGEST * rate))
-    total = min(total, most) if total else most
+    if not watchers:
+        raise UserError("This run has neither a teacher nor a student yet: choose another run.")
+    if not _is_video(source):
+        raise UserError("This file is not a video that can be opened here: use MP4 (H.264) or WebM.")
+    whole, rate = video_length(source)
+    most = min(MOST_FRAMES, max(1, int(LONGEST * rate)))
+    total = min(whole, most) if whole else most
     path = folder / "annotated.webm"
     out, count = None, 0
     try:
         for pixels, _ in read_video(source):
             if count == most or stopped():
                 break
+            if pixels.size > 3 * MOST_PIXELS:
+                raise UserError(
+                    f"This video has {pixels.shape[1]} × {pixels.shape[0]} pixels: make it smaller."
+                )
             pixels = shrunk(pixels, WIDTH)
             both = np.hstack([w(pixels, count / rate) for w in watchers.values()])
             both = both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]  # the encoder takes even sizes
@@ -177,8 +193,21 @@ def annotate(
         yield Progress(0, total, "Stopped before the first frame.")
         return
     times = "  \n".join(
-        f"**{n.capitalize()}**: {w.milliseconds:.0f} ms a frame, finding faces and drawing included{w.jitter}"
-        for n, w in watchers.items()
+        f"**{n.capitalize()}** ({side}): {w.milliseconds:.0f} ms a frame, all included{w.jitter}"
+        for (n, w), side in zip(watchers.items(), ("left", "right"), strict=False)
     )
-    cut = f" Only the first {LONGEST:.0f} seconds were looked at." if count == most else ""
+    cut = f" Only the first {count / rate:.0f} seconds were looked at." if count == most < whole else ""
     yield Progress(count, count, f"{count} frames done.{cut}  \n{times}", path)
+
+
+def _is_video(source: Path) -> bool:
+    """Whether the file begins as one of the usual containers: a list of other files, which FFmpeg would follow, does not."""
+    with open(source, "rb") as handle:
+        head = handle.read(12)
+    return (
+        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, MOV
+        or head.startswith(
+            (b"\x1aE\xdf\xa3", b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"G")
+        )
+        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+    )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from srrl.errors import UserError
-
-from .compare_tab import BOXES, COMPUTE, TITLES, picture_out
+from .compare_tab import BOXES, COMPUTE, TITLES, looks, picture_out
+from .images import as_url
 from .live import Camera, annotate
 from .pictures import open_picture
+from .words import in_words
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 STREAM_EVERY = 0.05  # seconds between two frames that the browser sends, at least
 LONGEST = 300  # seconds after which a camera stops by itself
 CAMERAS = 2  # at the same time: each takes a core
+AWAY = 5.0  # seconds without a frame after which a camera's place is free
+STREAMS = 40  # that may be open: gradio keeps those of closed pages until LONGEST
 FORGOTTEN = 600  # seconds after which what a camera's page left behind is dropped
 
 
@@ -31,11 +34,20 @@ class LiveTab:
     def __init__(self, shelf: Shelf, run: gr.Dropdown):
         self.shelf = shelf
         self._stops: dict[str, threading.Event] = {}  # of the videos that are being worked on, by browser tab
-        with gr.Row(elem_classes="side-by-side"):
+        self._cameras: dict[str, float] = {}  # when each browser tab's last frame came
+        self._lock = threading.Lock()
+        with gr.Row(elem_classes="side-by-side", visible=looks(shelf, run.value)) as options:
             self.smooth = gr.Checkbox(False, label="Steady the points (one-euro filter)", elem_id="smooth")
             self.box = gr.Radio(
                 list(BOXES), value=next(iter(BOXES)), label="Where is the face?", elem_id="live-box"
             )
+        run.change(
+            lambda name: gr.Row(visible=looks(shelf, name)),
+            run,
+            options,
+            api_visibility="private",
+            show_progress="hidden",
+        )
         with gr.Tab("Camera", elem_id="tab-camera"):
             self.camera(run)
         with gr.Tab("Video file", elem_id="tab-video"):
@@ -45,7 +57,7 @@ class LiveTab:
         """What the camera sees, and what the networks see in it."""
         gr.Markdown(
             "Press the camera, then record. The student sees every frame, the teacher the newest one when it is ready. "
-            "Frames stay on this machine."
+            f"Frames stay on this machine; after {LONGEST // 60} minutes the camera stops by itself."
         )
         with gr.Row(elem_classes="side-by-side"):
             camera = gr.Image(
@@ -56,7 +68,6 @@ class LiveTab:
                 elem_id="camera",
                 alt_text="What the camera sees",
             )
-            camera.preprocess = lambda payload: payload and (payload.path or payload.url)
             self.rates = gr.Markdown("The camera is off.", elem_id="rates")
         with gr.Row(elem_classes="side-by-side"):
             teacher, student = (
@@ -70,15 +81,32 @@ class LiveTab:
             [student, teacher, self.rates, kept],
             stream_every=STREAM_EVERY,
             time_limit=LONGEST,
-            concurrency_limit=CAMERAS,
+            concurrency_limit=STREAMS,
             show_progress="hidden",
             api_visibility="private",
         )
 
+    def busy(self) -> bool:
+        """Whether a camera is on."""
+        with self._lock:
+            return any(time.monotonic() - last < AWAY for last in self._cameras.values())
+
+    def admitted(self, tab: str) -> bool:
+        """Whether this browser tab's camera may go on, or begin."""
+        with self._lock:
+            now = time.monotonic()
+            self._cameras = {k: last for k, last in self._cameras.items() if now - last < AWAY}
+            if tab not in self._cameras and len(self._cameras) >= CAMERAS:
+                return False
+            self._cameras[tab] = now
+            return True
+
     def frame(
-        self, picture: str | None, run: str | None, smooth: bool, where: str, kept: Any
+        self, picture: str | None, run: str | None, smooth: bool, where: str, kept: Any, request: gr.Request
     ) -> tuple[Any, Any, str, Any]:
         """One frame of the camera. ``kept``: what the frame before it left, by run and settings."""
+        if not self.admitted(request.session_hash):
+            return gr.skip(), gr.skip(), f"{CAMERAS} cameras are in use already: try again in a moment.", kept
         try:
             pixels = open_picture(picture)
             loaded = self.shelf.load(run)
@@ -86,16 +114,16 @@ class LiveTab:
             if kept is None or kept[0] != asked:
                 kept = asked, Camera(loaded, smooth=smooth, box=BOXES.get(where))
             student, teacher = kept[1].frame(pixels)
-        except UserError as error:
-            return gr.skip(), gr.skip(), str(error), kept
-        return student, gr.skip() if teacher is None else teacher, kept[1].said(), kept
+        except Exception as error:
+            return gr.skip(), gr.skip(), in_words(error), None
+        return as_url(student), gr.skip() if teacher is None else as_url(teacher), kept[1].said(), kept
 
     def video(self, run: gr.Dropdown) -> None:
         """A video file in, an annotated one out."""
         with gr.Row(elem_classes="side-by-side"):
             given = gr.Video(label="Your video (its first minute)", sources=["upload"], elem_id="video")
             shown = gr.Video(
-                label="Teacher left, student right", interactive=False, elem_id="annotated", autoplay=True
+                label="What the networks see", interactive=False, elem_id="annotated", autoplay=True
             )
         with gr.Row():
             go = gr.Button("Annotate", variant="primary", elem_id="annotate")
@@ -133,7 +161,7 @@ class LiveTab:
                 ):
                     if done.file is not None or done.frames % 5 == 1:
                         yield (str(done.file) if done.file else gr.skip()), done.said
-        except UserError as error:
+        except Exception as error:
             yield gr.skip(), _plain(error)
         finally:
             self._stops.pop(request.session_hash, None)
@@ -144,8 +172,8 @@ class LiveTab:
             event.set()
 
 
-def _plain(error: UserError) -> str:
+def _plain(error: Exception) -> str:
     """The message, without the path that the server keeps an upload at."""
     if "does not decode" in str(error):
-        return "This file is not a video that can be opened here: use MP4 (H.264) or WebM."
-    return str(error)
+        return "This video cannot be decoded here: use MP4 (H.264) or WebM."
+    return in_words(error)

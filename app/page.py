@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,6 +14,8 @@ from srrl.interrupt import GracefulStop
 from . import runs_tab
 from .benchmark_tab import BenchmarkTab
 from .compare_tab import NOBODY, CompareTab
+from .files import swept
+from .images import prepare_images
 from .job import Job
 from .live_tab import LiveTab
 from .train_tab import TrainTab
@@ -27,7 +30,6 @@ NOTHING = """### There is no trained run yet
 A quick one takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
-KEPT = (300, 1800)  # seconds between two looks for pictures and videos to delete, and their age then
 WAITING = 64  # requests in the queue; the next one is told to come again
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
@@ -37,9 +39,16 @@ CSS = """
 
 def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
     """The whole page for the runs of ``shelf``; without a ``job`` nobody can train from it."""
+    prepare_images()
     quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-    with gr.Blocks(title="SRRL: teacher and student", analytics_enabled=False, delete_cache=KEPT) as page:
+    with gr.Blocks(title="SRRL: teacher and student", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
+
+        def busy() -> str:
+            if job is not None and job.state().going:
+                return " **A training is running, which makes all times longer.**"
+            return " **A camera is on, which makes all times longer.**" if live.busy() else ""
+
         names = list(shelf.folders())
         with gr.Column(visible=not names, elem_id="nothing") as nothing:
             gr.Markdown(NOTHING if job else "### There is no trained run yet")
@@ -49,6 +58,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             value=names[0] if names else None,
             label="Trained run",
             info="Folders that python -m srrl.train made, the newest first",
+            allow_custom_value=True,  # runs come while the page is open: the shelf knows which there are
             elem_id="run",
         )
         run.preprocess = lambda name: (
@@ -56,11 +66,11 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
         )  # runs come while the page is open: the shelf knows which there are
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", elem_id="tab-compare"):
-                compared = CompareTab(shelf, run)
+                compared = CompareTab(shelf, run, busy)
             with gr.Tab("Live", elem_id="tab-live"):
-                LiveTab(shelf, run)
+                live = LiveTab(shelf, run)
             with gr.Tab("Benchmark", elem_id="tab-benchmark"):
-                timed = BenchmarkTab(shelf)
+                timed = BenchmarkTab(shelf, busy)
             with gr.Tab("Runs", elem_id="tab-runs"):
                 runs_tab.build(shelf, run)
             if job is not None:
@@ -103,14 +113,16 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
-def serve(
-    shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, block: bool = True
-) -> gr.Blocks:
-    """Starts the server. Raises UserError where the address is not to be had.
+def serve(shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, folder: Path) -> None:
+    """Serves the page until it is interrupted. Raises UserError where the address is not to be had.
 
+    folder: where uploads and pictures that are shown are kept for a while.
     Training can be started from the page where it is for this machine alone, or asks for a password.
     """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    for name in ("NO_PROXY", "no_proxy"):  # gradio asks itself whether it has begun
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost,127.0.0.1,::1")))
     job = Job(shelf.root) if host in LOCAL or auth else None
     page = build(shelf, job)
     try:
@@ -132,14 +144,14 @@ def serve(
             footer_links=["api"],
             css=CSS,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another --port") from None
-    print(f"http://{host}:{port}  (Ctrl-C ends it)", flush=True)
-    if block:
-        try:
-            with GracefulStop():
-                page.block_thread()
-        finally:
-            if job is not None:
-                job.close()
-    return page
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    print(f"http://{shown}:{port}  (Ctrl-C ends it)", flush=True)
+    try:
+        with GracefulStop(), swept(folder):
+            page.block_thread()
+    finally:
+        if job is not None:
+            job.close()
+        page.close(verbose=False)

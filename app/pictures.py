@@ -65,7 +65,7 @@ def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _readable(source: str | Path) -> Path | io.BytesIO:
-    if isinstance(source, str) and source.startswith("data:"):
+    if isinstance(source, str) and source.startswith("data:image/"):
         return io.BytesIO(base64.b64decode(source.partition(",")[2]))
     return Path(source)
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from srrl.errors import UserError
 
+from .shelf import modified
+
 if TYPE_CHECKING:
     from .shelf import Shelf
 
@@ -64,7 +66,9 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
         except UserError as error:
             return [str(error), None, [], "", "", seen]
         path = folders[name]
-        changed = max(p.stat().st_mtime for p in (path, *path.glob("*"), *path.glob("plots/*")))
+        if not (path / "config.yaml").is_file():
+            return ["This run is gone.", None, [], "", "", None]
+        changed = max(modified(p) for p in (path, *path.glob("*"), *path.glob("plots/*")))
         if seen and (name, changed) == tuple(seen):
             return [gr.skip()] * 6
         written = path / "report.md"

@@ -55,7 +55,7 @@ class Shelf:
 
         found = sorted(
             (p.parent for p in self.root.glob("*/*/config.yaml")),
-            key=lambda p: p.joinpath("config.yaml").stat().st_mtime,
+            key=lambda p: modified(p / "config.yaml"),
             reverse=True,
         )
         named = {str(p.relative_to(self.root)): p for p in found}
@@ -87,10 +87,18 @@ class Shelf:
             return loaded
 
 
+def modified(path: Path) -> float:
+    """When the file was written; 0 for one that has gone meanwhile, as temporary ones do."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _state(path: Path) -> tuple:
     """What changes when the run goes on: the times of its weights and results."""
     files = (*sorted((path / "weights").glob("*.safetensors")), path / "results.json")
-    return tuple((f.name, f.stat().st_mtime_ns) for f in files if f.is_file())
+    return tuple((f.name, modified(f)) for f in files if f.is_file())
 
 
 def _load(path: Path) -> Loaded:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from srrl.errors import UserError
-
 from .runs_tab import read
+from .words import in_words
 
 if TYPE_CHECKING:
     from .job import Job, State
@@ -83,8 +82,8 @@ class TrainTab:
         """How it stands after ``action``, or what was wrong with that."""
         try:
             action()
-        except UserError as error:
-            return [str(error), *[gr.skip()] * (len(self.outputs) - 1)]
+        except Exception as error:
+            return [in_words(error), *[gr.skip()] * (len(self.outputs) - 1)]
         return self.shown(self.job.state())
 
     def look(self, seen: tuple | None) -> list[Any]:
@@ -93,13 +92,16 @@ class TrainTab:
         drawn = state.path and state.path / "plots/curves.png"
         now = (
             state.said(),
+            state.after,
             state.lines[-SHOWN:],
             drawn.stat().st_mtime if drawn and drawn.is_file() else 0.0,
         )
         if seen == now:
             return [gr.skip()] * (len(self.outputs) + 1)
         shown = self.shown(state)
-        if seen is not None and seen[2] == now[2]:  # the picture, the largest part of an answer, is as it was
+        if (
+            seen is not None and seen[-1] == now[-1]
+        ):  # the picture, the largest part of an answer, is as it was
             shown[4] = gr.skip()
         return [*shown, now]
 
@@ -110,7 +112,7 @@ class TrainTab:
             state.said(),
             gr.Button(interactive=not state.going),
             gr.Button(interactive=state.going and not state.stopping),
-            gr.Button(interactive=state.stopped),
+            gr.Button(interactive=not state.going and state.after is not None),
             gr.Image(curves, visible=curves is not None),
             "\n".join(state.lines[-SHOWN:]),
         ]

@@ -19,6 +19,7 @@ IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", "
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+ROWS = 256  # of a picture that are converted at a time
 # what Pillow raises for a damaged file, depending on the format and the place of the damage
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error)
 
@@ -93,10 +94,15 @@ def _decoded(image: Image, name: str) -> np.ndarray:
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits, or real ones (0–1 or 0–255), as uint8."""
-    values = np.nan_to_num(values.astype(np.float64))
-    top = values.max(initial=0.0)
+    top = np.nanmax(values, initial=0)
     scale = 255.0 if top <= 1 else 1.0 if top <= 255 else 255 / 65535
-    return np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
+    out = np.empty(values.shape, np.uint8)
+    for start in range(
+        0, len(values), ROWS
+    ):  # in float64 the whole would take eight times the memory of the result
+        part = np.nan_to_num(values[start : start + ROWS].astype(np.float64))
+        out[start : start + ROWS] = np.clip(np.round(part * scale), 0, 255)
+    return out
 
 
 def _line(error: Exception) -> str:

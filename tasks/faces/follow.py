@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ SEARCH_EVERY = (
 )
 DRIFTED = 0.5  # IoU of a face's points with where it is found, below which it is begun again from there
 LOST = 3  # looks in a row that do not find a face before it is given up
+GAP = 2.0  # seconds without a frame after which all begins anew
+GROWN = 2.0  # times that a face may grow or shrink between two frames; beyond, it is lost
+RECENT = 100  # frames that the jitter is taken over
 # One-euro filter: cutoff of a still point in hertz, and how much it opens per (distance between the eyes) a second
 STILL, OPENING, DERIVATIVE = 1.0, 3.0, 1.0
 
@@ -65,6 +69,10 @@ class Track:
     missed: int = 0
     recent: list[np.ndarray] = field(default_factory=list)
 
+    def begin(self, face: Face, filter: OneEuro | None) -> None:
+        """From here on anew."""
+        self.face, self.filter, self.recent = face, filter, []
+
 
 class Follower:
     """A landmarker for frames that follow each other: ``faces = follower(pixels, seconds)``.
@@ -78,10 +86,14 @@ class Follower:
         self.landmarker, self.smooth, self.box = landmarker, smooth, box
         self.tracks: list[Track] = []
         self.searched = -math.inf
-        self._squares, self._count = 0.0, 0
+        self._bent: deque[float] = deque(maxlen=RECENT)  # squares of second differences, of the last ones
+        self._last = -math.inf
 
     def __call__(self, pixels: np.ndarray, seconds: float) -> list[Face]:
         """The faces of the next frame (H, W, 3) uint8 RGB at this time, in a steady order."""
+        if seconds - self._last > GAP:  # whatever was there may be elsewhere, or gone
+            self.tracks, self.searched = [], -math.inf
+        self._last = seconds
         if self.box == "whole":
             found = self.landmarker.predict(pixels, self.landmarker.look(pixels, "whole"))
             self.tracks = self.tracks or [self._track(face) for face in found]
@@ -99,13 +111,17 @@ class Follower:
     def jitter(self) -> float | None:
         """How much the points tremble, in percent of the distance between the eyes; None before three frames.
 
-        The root mean square, over coordinates, of the second differences of the shown points, divided by √6: for points
-        that rest or move evenly under independent noise, the standard deviation of that noise.
+        The root mean square, over coordinates and the last ``RECENT`` frames, of the second differences of the shown
+        points, divided by √6: for points that rest or move evenly under independent noise, the standard deviation of that
+        noise. Other movement counts as well, the more the fewer frames a second there are: the face is to be held still.
         """
-        return 100 * math.sqrt(self._squares / self._count / 6) if self._count else None
+        return 100 * math.sqrt(float(np.mean(self._bent)) / 6) if self._bent else None
 
     def _track(self, face: Face) -> Track:
-        return Track(face, OneEuro() if self.smooth else None)
+        return Track(face, self._filter())
+
+    def _filter(self) -> OneEuro | None:
+        return OneEuro() if self.smooth else None
 
     def _search(self, pixels: np.ndarray) -> None:
         """Looks for faces: new ones are taken up, drifted ones begun again, those missed for too long given up."""
@@ -122,13 +138,13 @@ class Follower:
         for i, face in zip(asked, found, strict=True):
             if self.landmarker.size(face) == 0:
                 continue
-            if i in again:
-                again[i].face = face
+            if i in again:  # a jump, which neither the filter nor the jitter is to see
+                again[i].begin(face, self._filter())
             else:
                 self.tracks.append(self._track(face))
 
     def _follow(self, pixels: np.ndarray) -> None:
-        """Every face again, in the crop around where it was; two that have become one are one, and none is a mere dot."""
+        """Every face again, in the crop around where it was; two that have become one are one, and none collapses."""
         maker = self.landmarker
         boxes = [_box(t.face.points) for t in self.tracks]
         crops = [
@@ -136,8 +152,11 @@ class Follower:
         ]
         kept: list[Track] = []
         for track, face in zip(self.tracks, maker.predict_crops(pixels, boxes, crops), strict=True):
+            grown = maker.size(face) / maker.size(track.face)
             track.face = face
-            if maker.size(face) > 0 and not match([_box(face.points)], [_box(t.face.points) for t in kept]):
+            if 1 / GROWN < grown < GROWN and not match(
+                [_box(face.points)], [_box(t.face.points) for t in kept]
+            ):
                 kept.append(track)
         self.tracks = kept
 
@@ -148,8 +167,7 @@ class Follower:
         track.recent = [*track.recent[-2:], points]
         if len(track.recent) == 3:
             first, second, third = track.recent
-            self._squares += float(np.square((third - 2 * second + first) / size).mean())
-            self._count += 1
+            self._bent.append(float(np.square((third - 2 * second + first) / size).mean()))
         return replace(track.face, points=points)
 
 

@@ -114,7 +114,7 @@ def test_faces_come_and_go_in_a_steady_order():
     detector.found = [box((380, 150))]
     for i in range(follow.LOST - 1):
         assert len(follower(frame((100, 120), (380, 150)), 2.0 + i)) == 2
-    (left,) = follower(frame((100, 120), (380, 150)), 9.0)
+    (left,) = follower(frame((100, 120), (380, 150)), 2.0 + follow.LOST - 1)
     assert round(float(centre(left)[0])) == 380
 
 

@@ -1,0 +1,153 @@
+"""Frames that follow each other: two paces, what is no video, files that are swept, and threads that overlap."""
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from srrl_app.files import sweep
+from srrl_app.live import LONGEST, Camera, annotate
+from srrl_app.shelf import Shelf
+from srrl_app.words import in_words
+
+from srrl.errors import UserError
+from srrl.speed import threads
+
+
+@pytest.fixture
+def loaded(runs):
+    return Shelf(runs).load("faces/001")
+
+
+def frame(seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+
+
+def video(path, count, fourcc="mp4v", size=(120, 90), rate=20):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*fourcc), rate, size)
+    for i in range(count):
+        writer.write(cv2.resize(frame(i), size))
+    writer.release()
+    return path
+
+
+def test_the_student_does_not_wait_for_the_teacher(loaded):
+    """A teacher that takes 0.6 s a frame: the student's frames come meanwhile, the teacher's newest one later."""
+    camera = Camera(loaded, smooth=True, box="whole")
+    usual, seen = camera.teacher.follower, []
+
+    def slow(pixels, seconds):
+        time.sleep(0.6)
+        seen.append(pixels[0, 0].tolist())
+        return usual(pixels, seconds)
+
+    camera.teacher.follower = slow
+    taught, began, count = [], time.monotonic(), 0
+    while len(taught) < 2 and time.monotonic() - began < 60:
+        drawn, other = camera.frame(frame(count))
+        assert drawn.shape == (90, 120, 3)
+        count += 1
+        if other is not None:
+            taught.append(other)
+    assert len(taught) == 2 and count > 2 * len(seen)
+    assert "**Student**" in camera.said() and "**Teacher**" in camera.said()
+
+
+def test_a_teacher_that_fails_is_told_and_comes_back(loaded, capsys):
+    camera = Camera(loaded, smooth=False, box="whole")
+    usual = camera.teacher.follower
+
+    def broken(pixels, seconds):
+        raise RuntimeError("secret details")
+
+    camera.teacher.follower = broken
+    until(lambda: camera.frame(frame()) and "did not work (RuntimeError)" in camera.said())
+    assert "secret" not in camera.said() and "secret details" in capsys.readouterr().err
+    camera.teacher.follower = usual
+    until(lambda: camera.frame(frame())[1] is not None)
+    assert "did not work" not in camera.said()
+
+
+def until(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_video_comes_back_annotated(loaded, tmp_path):
+    source = video(tmp_path / "a.mp4", 8)
+    *shares, last = annotate(loaded, source, tmp_path, smooth=False, box="whole")
+    assert [p.frames for p in shares] == list(range(1, 9)) and shares[-1].said == "8 of 8 frames"
+    assert "8 frames done." in last.said and "first" not in last.said
+    capture = cv2.VideoCapture(str(last.file))
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (240, 90)
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20, abs=0.1)
+    stopped = list(
+        annotate(loaded, source, tmp_path, smooth=False, box="whole", stopped=iter([0, 0, 1]).__next__)
+    )
+    assert stopped[-1].said.startswith("2 frames done.")
+    with pytest.raises(UserError, match="neither a teacher nor a student"):
+        next(annotate(replace(loaded, predictors={}), source, tmp_path, smooth=False, box=None))
+
+
+def test_long_videos_are_cut(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr("srrl_app.live.MOST_FRAMES", 4)
+    *_, last = annotate(loaded, video(tmp_path / "a.mp4", 8), tmp_path, smooth=False, box="whole")
+    assert "4 frames done. Only the first 0 seconds were looked at." in last.said and LONGEST > 0
+
+
+def test_what_is_no_video_is_said_and_lists_of_other_files_are_not_followed(loaded, tmp_path):
+    secret = video(tmp_path / "secret.mp4", 3)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"
+    for name, content in (("a.m3u8", playlist), ("a.mp4", playlist), ("b.mp4", "just text"), ("c.mp4", "")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match="not a video that can be opened here"):
+            next(annotate(loaded, tmp_path / name, tmp_path, smooth=False, box=None))
+    for name, fourcc in (("a.avi", "MJPG"), ("a.webm", "VP80"), ("a.mkv", "MJPG"), ("a.mov", "mp4v")):
+        path = video(tmp_path / name, 2, fourcc)
+        assert next(annotate(loaded, path, tmp_path, smooth=False, box="whole")).frames == 1, name
+
+
+def test_old_files_are_swept(tmp_path):
+    for name, age in (("a/old.png", 100), ("b/new.png", 1), ("c/old.png", 100)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    (tmp_path / "c/new.png").write_text("x")
+    sweep(tmp_path, 50)
+    assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["new.png", "new.png"]
+    os.utime(tmp_path / "b/new.png", (0, 0))
+    sweep(tmp_path, 50, {tmp_path / "b/new.png"})
+    assert (tmp_path / "b/new.png").exists()
+    os.utime(tmp_path / "a", (0, 0))
+    sweep(tmp_path, 50)
+    assert not (tmp_path / "a").exists()
+
+
+def test_overlapping_blocks_of_threads_leave_the_number_as_it_was():
+    before, inside, leave = torch.get_num_threads(), threading.Event(), threading.Event()
+
+    def other():
+        with threads(1):
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with threads(3):
+        thread.start()
+        inside.wait(10)
+    leave.set()
+    thread.join()
+    assert torch.get_num_threads() == before
+
+
+def test_only_what_is_meant_for_people_is_told(capsys):
+    assert in_words(UserError("Choose a run.")) == "Choose a run."
+    said = in_words(KeyError("/home/someone/secret"))
+    assert "secret" not in said and "KeyError" in said
+    assert "secret" in capsys.readouterr().err
