@@ -134,7 +134,7 @@ class BenchmarkTab:
         ]
         rows = [
             [t.run, t.network, t.form, round(t.p50, 2), round(t.p95, 2), round(t.pictures, 1),
-             None if t.figure is None else round(t.figure, 3), f"{t.metric}: {t.of}"]
+             None if t.figure is None else round(t.figure, 3), ": ".join(filter(None, (t.metric, t.of)))]
             for t in found.timed
         ]  # fmt: skip
         said = [f"{found.rounds} rounds, {threads} thread{'s' * (threads > 1)}.{self.busy()}"]

@@ -33,7 +33,11 @@ EVERY = 5.0  # seconds between two looks for new runs
 WAITING = 64  # requests in the queue; the next one is told to come again
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
-@media (max-width: 640px) {.side-by-side {flex-direction: column}}
+.gradio-container, .gradio-container > .main {width: 100%; min-width: 0}  /* else a wide table widens a phone's page */
+@media (max-width: 640px) {
+  .side-by-side {flex-direction: column; flex-wrap: nowrap}
+  .side-by-side > * {width: 100% !important; min-width: 0 !important; max-width: 100%}
+}
 """
 
 
@@ -99,6 +103,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 names,
             ]
 
+        run.change(lambda name: [name] if name else [], run, timed.runs, **quiet)
         known = gr.State(None)
         timer = gr.Timer(EVERY)
         outputs = [run, compared.other, timed.runs, nothing, known]

@@ -307,3 +307,10 @@ def test_phone(browser, site, scheme):
                 break
         page.keyboard.press("Enter")
         expect(page.locator("#status")).to_contain_text("No picture yet", timeout=SLOW)
+        choose(page, "faces/001")
+        page.locator("#examples").get_by_text("three faces").click()  # much wider than the phone
+        expect(page.locator("#picture img")).to_be_visible(timeout=SLOW)
+        page.locator("#go").click()
+        expect(page.locator("#status")).to_contain_text("3 faces found", timeout=SLOW)
+        expect(page.locator("#cost")).to_contain_text("student", timeout=SLOW)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
