@@ -65,9 +65,6 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             allow_custom_value=True,  # runs come while the page is open: the shelf knows which there are
             elem_id="run",
         )
-        run.preprocess = lambda name: (
-            name
-        )  # runs come while the page is open: the shelf knows which there are
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", elem_id="tab-compare"):
                 compared = CompareTab(shelf, run, busy)
