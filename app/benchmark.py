@@ -17,6 +17,7 @@ from srrl.errors import RunError, UserError
 from srrl.speed import BFloat16, percentiles, take_turns
 
 from .comparison import measured_on
+from .words import figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +114,7 @@ def _timed(
         figure = None
     of = ", ".join(str(v) for v in measured_on(loaded)[1:] if v)
     pictures = 1000 * batch_size / found["p50"]
-    metric = f"{task.metric}, {task.unit}"
+    metric = figure_of(task)
     return Timed(run, network, form, found["p50"], found["p95"], pictures, figure, metric, of, task.higher)
 
 

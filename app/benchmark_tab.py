@@ -14,7 +14,7 @@ from srrl.errors import UserError
 
 from .benchmark import FORMS, Measured, draw, measure
 from .compare_tab import COMPUTE, NETWORKS, picture_out
-from .words import in_words
+from .words import SLOW, in_words
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -66,7 +66,9 @@ class BenchmarkTab:
         with gr.Row():
             go = gr.Button("Measure", variant="primary", elem_id="bench-go")
             stop = gr.Button("Stop", variant="stop", elem_id="bench-stop")
-        self.status = gr.Markdown("Choose runs, then press Measure.", elem_id="bench-status")
+        self.status = gr.Markdown(
+            "Choose runs, then press Measure.", elem_id="bench-status", elem_classes="spoken"
+        )
         self.table = gr.Dataframe(
             label="Measured now, on this machine", interactive=False, elem_id="bench-table"
         )
@@ -127,7 +129,7 @@ class BenchmarkTab:
             "network",
             "form",
             f"{per}, ms (median)",
-            "ms (95 %)",
+            SLOW,
             "pictures a second",
             "figure",
             "of",

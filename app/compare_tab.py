@@ -14,7 +14,7 @@ from srrl.report import COLOURS
 
 from .comparison import OTHER, Compared, compare, costs, finds_faces, measured_on
 from .pictures import open_picture
-from .words import in_words
+from .words import USUAL, in_words
 
 if TYPE_CHECKING:
     from .shelf import Loaded, Shelf
@@ -117,7 +117,9 @@ class CompareTab:
                 elem_id="other",
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="go")
-            self.status = gr.Markdown("Choose a picture, then press Compare.", elem_id="status")
+            self.status = gr.Markdown(
+                "Choose a picture, then press Compare.", elem_id="status", elem_classes="spoken"
+            )
 
     def answer(self) -> None:
         """A column for each network, those of the baseline and of a second run on demand."""
@@ -155,7 +157,7 @@ class CompareTab:
         self.costs = gr.Dataframe(label="Measured now, on this machine", interactive=False, elem_id="cost")
         self.bars = gr.BarPlot(
             x="network",
-            y="one picture, ms (median)",
+            y=USUAL,
             y_title="ms",
             x_title=" ",
             y_lim=[0, None],
@@ -166,7 +168,7 @@ class CompareTab:
             height=200,
             elem_id="bars",
         )
-        self.note = gr.Markdown(elem_id="cost-note")
+        self.note = gr.Markdown(elem_id="cost-note", elem_classes="spoken")
 
     def second(self, name: str | None) -> Loaded | None:
         """The run of that name, None where none is asked for. Raises UserError."""
@@ -210,7 +212,7 @@ class CompareTab:
         better = "higher" if run.task.higher else "lower"
         note = (
             f"{shown[0]}: the networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. "
-            f"The figure ({header[1].replace(', ', ' in ')}; {better} is better) is that of the run's test data"
+            f"The {header[1].replace(', ', ' in ')} ({better} is better) is that on the run's test data"
             + (
                 ""
                 if other is None or measured_on(run) == measured_on(other)

@@ -9,6 +9,8 @@ import numpy as np
 
 from srrl.errors import UserError
 
+from .words import SLOW, USUAL, figure_of
+
 if TYPE_CHECKING:
     from .shelf import Loaded
 
@@ -64,7 +66,7 @@ def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None, other: Loade
         "face",
         "mean distance from the teacher, %",
         "largest distance, %",
-        "at point",
+        "at point (the first is 1)",
     ]
     points = {name: faces[0].points.shape for name, faces in found.items()}
     for name in found:
@@ -72,7 +74,7 @@ def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None, other: Loade
             continue
         picture, rows = predictors[name].difference(pixels, found[name], found["teacher"])
         compared.rows += [
-            [name, r["face"] + 1, round(r["mean_percent"], 2), round(r["largest_percent"], 2), r["point"]]
+            [name, r["face"] + 1, round(r["mean_percent"], 2), round(r["largest_percent"], 2), r["point"] + 1]
             for r in rows
         ]
         if name == "student":
@@ -147,9 +149,9 @@ def costs(run: Loaded, threads: int, other: Loaded | None = None) -> tuple[list[
         times |= latency(models, size, thread_count=threads, rounds=ROUNDS)
     header = [
         "network",
-        f"{run.task.metric}, {run.task.unit}",
-        "one picture, ms (median)",
-        "ms (95 %)",
+        figure_of(run.task),
+        USUAL,
+        SLOW,
         "pictures a second",
         "parameters, millions",
         "multiply-adds, millions",

@@ -8,8 +8,40 @@ import time
 from collections.abc import Iterator, Set
 from pathlib import Path
 
+import gradio as gr
+
+from srrl.errors import UserError
+
 AGE = 3600.0  # seconds that a file is kept
 EVERY = 60.0  # seconds between two looks
+
+
+def download_nothing() -> None:
+    """From now on an address where a file is expected stays an address: gradio would have this machine fetch it.
+
+    Called before the page is built; a second time does nothing. :func:`refuse_addresses` then says no to it.
+    """
+    block = gr.blocks.Block
+    if block.async_move_resource_to_block_cache.__name__ != _moved_if_file.__name__:
+        _moved_if_file.usual = block.async_move_resource_to_block_cache
+        block.async_move_resource_to_block_cache = _moved_if_file
+
+
+async def _moved_if_file(self: gr.blocks.Block, source: str | Path | None) -> str | None:
+    if is_address(source):
+        return str(source)
+    return await _moved_if_file.usual(self, source)
+
+
+def is_address(source: object) -> bool:
+    """Whether this is ``http://…`` or ``https://…``, also with the one slash that a Path leaves of the two."""
+    return str(source).startswith(("http:/", "https:/"))
+
+
+def refuse_addresses(source: object) -> None:
+    """Raises UserError for an address of the web."""
+    if is_address(source):
+        raise UserError("Addresses are not opened, because nothing is fetched from outside: choose a file.")
 
 
 @contextlib.contextmanager

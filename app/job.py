@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srrl.errors import UserError
+from srrl.lock import is_held
 
 from .shelf import modified
 
 LINES = 200  # of its output that are kept
-QUIET = 900.0  # seconds without a sign of life after which a run counts as stopped
 PATIENCE = 60.0  # seconds that a stopped training has to save its checkpoint
-STOPPED = (130, 143, -2, -15)  # exit statuses after a signal; the negative ones before it could be heeded
+STOPPED = (
+    129,
+    130,
+    143,
+    -1,
+    -2,
+    -15,
+)  # exit statuses after a signal; the negative ones before it could be heeded
 EPOCH = re.compile(r"^([\w-]+)\s+epoch (\d+)/(\d+)\b")
 
 
@@ -85,15 +92,12 @@ class Job:
             self._run(folder, ["--task", task, "--run-dir", str(folder), *(["--quick"] if quick else [])])
 
     def unfinished(self) -> Path | None:
-        """The newest run that can go on: without results, and either ours or left alone for ``QUIET`` seconds.
-
-        Others may be training in a terminal.
-        """
+        """The newest run that can go on: without results, and not in the hands of a training, here or in a terminal."""
         found: dict[Path, float] = {}
         for config in self.root.glob("*/*/config.yaml"):
             path = config.parent
             when = max(modified(path / "metrics.csv"), modified(path / "checkpoints"), modified(config))
-            if not (path / "results.json").is_file() and (path == self._path or time.time() - when > QUIET):
+            if not (path / "results.json").is_file() and not is_held(path):
                 found[path] = when
         return max(found, key=found.get, default=None)
 

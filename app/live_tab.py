@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from .compare_tab import BOXES, COMPUTE, TITLES, looks, picture_out
+from .files import refuse_addresses
 from .images import as_url
 from .live import Camera, annotate
 from .pictures import open_picture
@@ -128,7 +129,9 @@ class LiveTab:
         with gr.Row():
             go = gr.Button("Annotate", variant="primary", elem_id="annotate")
             stop = gr.Button("Stop, and show what is done", variant="stop", elem_id="annotate-stop")
-        status = gr.Markdown("Choose a video, then press Annotate.", elem_id="video-status")
+        status = gr.Markdown(
+            "Choose a video, then press Annotate.", elem_id="video-status", elem_classes="spoken"
+        )
         go.click(
             self.annotated,
             [given, run, self.smooth, self.box],
@@ -148,6 +151,7 @@ class LiveTab:
             return
         event = self._stops[request.session_hash] = threading.Event()
         try:
+            refuse_addresses(video)
             with tempfile.TemporaryDirectory(prefix="srrl-video-") as folder:
                 loaded = self.shelf.load(run)
                 yield None, "Opening the video."

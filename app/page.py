@@ -14,10 +14,11 @@ from srrl.interrupt import GracefulStop
 from . import runs_tab
 from .benchmark_tab import BenchmarkTab
 from .compare_tab import NOBODY, CompareTab
-from .files import swept
+from .files import download_nothing, swept
 from .images import prepare_images
 from .job import Job
 from .live_tab import LiveTab
+from .style import CSS, JS, theme
 from .train_tab import TrainTab
 
 if TYPE_CHECKING:
@@ -31,19 +32,12 @@ A quick one takes a few minutes: a teacher and a student for face landmarks, on 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
 WAITING = 64  # requests in the queue; the next one is told to come again
-CSS = """
-.gradio-container {max-width: 1280px !important; margin: auto}
-.gradio-container, .gradio-container > .main {width: 100%; min-width: 0}  /* else a wide table widens a phone's page */
-@media (max-width: 640px) {
-  .side-by-side {flex-direction: column; flex-wrap: nowrap}
-  .side-by-side > * {width: 100% !important; min-width: 0 !important; max-width: 100%}
-}
-"""
 
 
 def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
     """The whole page for the runs of ``shelf``; without a ``job`` nobody can train from it."""
     prepare_images()
+    download_nothing()
     quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     with gr.Blocks(title="SRRL: teacher and student", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
@@ -144,7 +138,9 @@ def serve(shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, f
             mcp_server=False,
             prevent_thread_lock=True,
             footer_links=["api"],
+            theme=theme(),
             css=CSS,
+            js=JS,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another --port") from None

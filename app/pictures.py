@@ -15,6 +15,8 @@ from srrl.allocator import give_back
 from srrl.errors import UserError
 from srrl.media import to_rgb
 
+from .files import refuse_addresses
+
 MOST_PIXELS = 50_000_000  # of a file, decoded: 150 MB
 LONGEST = 2048  # pixels; larger pictures are shrunk to this before anything looks at them
 LARGE = 20_000_000  # bytes of a decoded picture after which memory is handed back
@@ -29,6 +31,7 @@ def open_picture(source: str | Path | None) -> np.ndarray:
     """
     if not source:
         raise UserError("No picture yet: choose one, paste one, or take one with the camera.")
+    refuse_addresses(source)
     pixels = _read(source)
     large, pixels = pixels.size > LARGE, shrunk(pixels, LONGEST)
     if large:

@@ -43,7 +43,7 @@ def described(name: str, path: Path) -> dict[str, Any]:
 
 def build(shelf: Shelf, run: gr.Dropdown) -> None:
     """The tab's components; they follow the run that is chosen and look again every few seconds."""
-    state = gr.Markdown(elem_id="run-state")
+    state = gr.Markdown(elem_id="run-state", elem_classes="spoken")
     curves = gr.Image(
         label="Training: loss and validation figure by epoch",
         show_label=False,

@@ -1,10 +1,23 @@
-"""What a person is told when something goes wrong, and while other work makes timings too long."""
+"""What a person reads instead of an exception's name or a metric's."""
 
 from __future__ import annotations
 
 import traceback
+from typing import TYPE_CHECKING
 
 from srrl.errors import UserError
+
+if TYPE_CHECKING:
+    from srrl.task import Task
+
+FIGURES = {"nme": "landmark error (NME)", "top1": "right at the first guess (top-1)"}
+USUAL = "one picture, ms (median)"
+SLOW = "19 of 20 take at most, ms"
+
+
+def figure_of(task: Task) -> str:
+    """What a task is measured by, with its unit; a plugin's by its own name."""
+    return f"{FIGURES.get(task.metric, task.metric)}, {task.unit}"
 
 
 def in_words(error: Exception) -> str:

@@ -109,6 +109,7 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
     Before that, all that the cells need is tried: UserError then, and nothing is left behind.
     """
     from srrl.interrupt import GracefulStop
+    from srrl.lock import held
     from srrl.pipeline import Pipeline
     from srrl.runs import RunFolder
 
@@ -118,7 +119,12 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
         # of no method: what the cells need is checked for each; a whole copy, into which the data write what they say
         own = cfg.model_copy(deep=True, update={"method": "none"})
         try:
-            with GracefulStop() as stop:
+            folder.mkdir(parents=True, exist_ok=True)
+            with GracefulStop() as stop, held(folder) as ours:
+                if not ours:
+                    raise RunError(
+                        f"{folder} is being trained by another process: wait for it, or name another --out"
+                    )
                 Pipeline(task, own, run, stop=stop).teach(lambda: check_methods(task, own, cells))
         except UserError:
             if not (folder / "checkpoints").exists():

@@ -1,6 +1,6 @@
 """What all command lines share: exit statuses, one-line errors, and the console script ``srrl``.
 
-Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130/143 interrupted (after a checkpoint in training).
+Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 129/130/143 interrupted (after a checkpoint in training).
 """
 
 from __future__ import annotations

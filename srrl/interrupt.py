@@ -1,13 +1,17 @@
-"""Ctrl-C and SIGTERM: at once where nothing is lost, after a checkpoint while training."""
+"""Ctrl-C, SIGTERM and a closed terminal: at once where nothing is lost, after a checkpoint while training."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
+import sys
 import time
 from types import FrameType
 
 ECHO = 1.0
+HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class Interrupted(Exception):
@@ -19,7 +23,7 @@ class Interrupted(Exception):
 
 
 class GracefulStop:
-    """Context that turns SIGINT and SIGTERM into :class:`Interrupted`.
+    """Context that turns SIGINT, SIGTERM and SIGHUP (unless it is ignored, as nohup does) into :class:`Interrupted`.
 
     Outside of :meth:`deferred` the exception is raised on the spot. Within it the first signal only sets
     ``requested``, and the owner raises when its state is saved; a second signal raises at once. What comes within
@@ -36,6 +40,8 @@ class GracefulStop:
     def __enter__(self) -> GracefulStop:
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._previous[signum] = signal.signal(signum, self._handle)
+        if HANGUP is not None and signal.getsignal(HANGUP) != signal.SIG_IGN:
+            self._previous[HANGUP] = signal.signal(HANGUP, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -54,6 +60,8 @@ class GracefulStop:
             raise Interrupted(self.requested)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == HANGUP:
+            _leave_terminal()
         if self._deferring and self.requested is None:
             self.requested, self._since = signum, time.monotonic()
             return
@@ -62,7 +70,18 @@ class GracefulStop:
         raise Interrupted(signum)
 
 
+def _leave_terminal() -> None:
+    """What is still said goes nowhere: writing to a terminal that is gone would be an error, and end us before we saved."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                with open(os.devnull, "wb") as nothing:
+                    os.dup2(nothing.fileno(), stream.fileno())
+
+
 def quiet_worker(_worker_id: int) -> None:
-    """For data-loader workers: the parent handles Ctrl-C, and SIGTERM ends the worker as usual."""
+    """For data-loader workers: the parent handles what a terminal sends to all, and SIGTERM ends the worker as usual."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANGUP is not None:
+        signal.signal(HANGUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

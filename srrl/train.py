@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from srrl.cli import Command, main_of
@@ -22,7 +24,7 @@ EPILOG = """examples:
   python -m srrl.train --task faces method=kd epochs=20 student.width=24
   python -m srrl.train --resume runs/faces/001
 
-exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130/143 interrupted after a checkpoint"""
+exit status: 0 done, 1 failed while running, 2 wrong usage or input, 129/130/143 interrupted after a checkpoint"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,16 +86,17 @@ def run(args: argparse.Namespace) -> int:
     from srrl.runs import RunFolder, write_text
 
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
-    if is_first():  # at once: a signal from here on leaves a run that can go on
-        write_text(folder.config, dump(cfg))
-    try:
-        return _train(task, cfg, folder)
-    except UserError:
-        if (
-            is_first() and not (folder.path / "checkpoints").exists()
-        ):  # nothing was trained: leave no empty run behind
-            shutil.rmtree(folder.path)
-        raise
+    with _ours(folder):
+        if is_first():  # at once: a signal from here on leaves a run that can go on
+            write_text(folder.config, dump(cfg))
+        try:
+            return _train(task, cfg, folder)
+        except UserError:
+            if (
+                is_first() and not (folder.path / "checkpoints").exists()
+            ):  # nothing was trained: leave no empty run behind
+                shutil.rmtree(folder.path)
+            raise
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -118,7 +121,25 @@ def _resume(args: argparse.Namespace) -> int:
         return 0
     values = read_yaml(folder.config)
     task = get_task(values.get("task", ""), values)
-    return _train(task, resolve(task.settings, values), folder)
+    with _ours(folder):
+        return _train(task, resolve(task.settings, values), folder)
+
+
+@contextlib.contextmanager
+def _ours(folder: RunFolder) -> Iterator[None]:
+    """The run belongs to this process within the block. Raises UserError while another one is training it."""
+    from srrl.lock import held
+    from srrl.processes import is_first
+
+    if not is_first():
+        yield
+        return
+    with held(folder.path) as free:
+        if not free:
+            raise UserError(
+                f"{folder.path} is being trained by another process: wait for it, or stop that one first"
+            )
+        yield
 
 
 def _train(task: Task, cfg: RunSettings, folder: RunFolder) -> int:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from served import ROOT, served
@@ -32,6 +33,7 @@ ARGUMENTS = [
 ]
 SLOW = 60_000  # milliseconds
 JOB = 600_000  # that the quick job may take beside other tests
+LEVEL_AA = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 RATE = 20  # frames a second of the videos here
 
 
@@ -272,7 +274,7 @@ def test_benchmark(page):
     status = page.locator("#bench-status")
     expect(status).to_contain_text("rounds, 1 thread", timeout=SLOW)
     expect(status).to_contain_text("Left out: no packed form")
-    for words in ("faces/001", "teacher", "student", "ONNX", "nme, %"):
+    for words in ("faces/001", "teacher", "student", "ONNX", "landmark error (NME), %"):
         expect(page.locator("#bench-table")).to_contain_text(words)
     expect(page.locator("#bench-plot img")).to_be_visible(timeout=SLOW)
 
@@ -286,6 +288,23 @@ def test_runs_tab_shows_curves_pictures_report_and_settings(page):
     assert page.locator("#report a[href^=mailto]").count() == 0
     choose(page, "classification/001")
     expect(page.locator("#run-state")).to_contain_text("still training, or was stopped", timeout=SLOW)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_and_hear_it(browser, site, scheme):
+    """axe-core finds nothing against WCAG 2.1 AA in any tab: contrast, names of what can be used, roles; messages are spoken as they come."""
+    with opened(browser, site[0], color_scheme=scheme) as page:
+        choose(page, "faces/001")
+        page.locator("#examples").get_by_text("glasses").click()
+        expect(page.locator("#picture img")).to_be_visible(timeout=SLOW)
+        page.locator("#go").click()
+        expect(page.locator("#cost")).to_contain_text("student", timeout=SLOW)
+        expect(page.locator("#status")).to_have_attribute("aria-live", "polite")
+        for tab in ("Compare", "Live", "Video file", "Benchmark", "Runs", "Train"):
+            page.get_by_role("tab", name=tab, exact=True).click()
+            page.wait_for_timeout(1000)  # colours fade in
+            found = Axe().run(page, options={"runOnly": LEVEL_AA}).response["violations"]
+            assert not found, [(tab, v["help"], [n["html"] for n in v["nodes"]]) for v in found]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -227,6 +227,18 @@ def test_files_of_the_server_are_not_opened_as_pictures(server, picture, key):
         assert last.get("success") is False or "No picture yet" in answer
 
 
+@pytest.mark.parametrize("address", ["http://1.1.1.1/face.png", "https://example.org/face.mp4"])
+def test_addresses_are_not_fetched(server, address):
+    """gradio downloads them by itself: a stranger would have the server ask anything of anybody."""
+    payload = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
+    for name, data, where in (
+        ("compare", [payload, "faces/001", WHOLE, False, None], 0),
+        ("annotated", [payload, "faces/001", False, WHOLE], 1),
+    ):
+        last = join(server, name, data, f"{name}{address[4]}")[-1]
+        assert last["success"] and last["output"]["data"][where].startswith("Addresses are not opened")
+
+
 def test_our_rules_for_files_hold_after_an_example_was_chosen(server, tmp_path):
     """The page's component is made anew then; what opens files has to stay ours."""
     answer = join(server, "load_example", [2], "example")[-1]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import cv2
@@ -230,10 +234,16 @@ def wait_for(process, path, seconds=120):
 
 
 def test_sigkill_then_resume_is_bit_identical(arguments, finished, tmp_path):
-    """Killed twice: in the teacher's phase and in the student's."""
+    """Killed twice: in the teacher's phase and in the student's. While the first lives, nobody else may go on with it."""
     folder = tmp_path / "killed"
     process = start("train", *arguments, "--run-dir", folder)
     wait_for(process, folder / "checkpoints" / "teacher.pt")
+    process.send_signal(signal.SIGSTOP)  # so that it does not end meanwhile
+    before = (folder / "checkpoints/teacher.pt").read_bytes()
+    status, _, error = call("train", "--resume", folder)
+    assert status == 2 and len(error.splitlines()) == 1
+    assert f"{folder} is being trained by another process" in error
+    assert (folder / "checkpoints/teacher.pt").read_bytes() == before
     process.kill()
     process.communicate()
     process = start("train", "--resume", folder)
@@ -264,6 +274,42 @@ def test_signals_checkpoint_and_name_the_resume_command(arguments, finished, tmp
         status, _, error = call("train", "--resume", folder)
         assert status == 0, error
         same_weights(finished[0], folder)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed(arguments, finished, tmp_path, ignored):
+    """The kernel's own SIGHUP: a checkpoint, unless it is ignored, as nohup does."""
+    folder = tmp_path / "closed"
+    ours, theirs = pty.openpty()
+
+    def in_that_terminal():
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    log = open(tmp_path / "log", "w") if ignored else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "srrl.train", *arguments, "--run-dir", folder],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=theirs,
+        stdout=log or theirs,
+        stderr=log or theirs,
+        preexec_fn=in_that_terminal,
+    )
+    os.close(theirs)
+    while not (folder / "checkpoints/baseline.pt").exists():
+        assert process.poll() is None
+        if select.select([ours], [], [], 0.01)[0]:
+            os.read(ours, 65536)
+    os.close(ours)
+    if ignored:
+        assert process.wait(120) == 0
+    else:
+        assert process.wait(60) == 129 and not (folder / "results.json").exists()
+        status, _, error = call("train", "--resume", folder)
+        assert status == 0, error
+    same_weights(finished[0], folder)
 
 
 def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path):
