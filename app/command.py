@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="runs",
         help="folder with the other runs to choose from (default runs)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("SRRL_HOST", "127.0.0.1"),
+        help="address to listen on (default 127.0.0.1, or the environment variable SRRL_HOST)",
+    )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
     parser.add_argument(
         "--auth",

@@ -19,7 +19,8 @@ import psutil
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from served import ROOT, served
+from served import ROOT, free_port, served
+from srrl_app.health import healthy, port_of
 
 WHOLE = "the whole picture is one face"
 
@@ -174,6 +175,9 @@ def test_more_than_the_limit_is_refused(server, tmp_path):
 @pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--auth", "name:password"]])
 def test_who_may_train_and_who_may_come_in(runs, arguments):
     with served("--runs", runs, *arguments) as (address, _):
+        assert healthy(
+            ["srrl", "app", "--port", address.rpartition(":")[2]]
+        )  # that it asks for a password is well
         if "--auth" in arguments:
             assert httpx.get(f"{address}/config").status_code == 401
             with httpx.Client(base_url=address) as session:
@@ -287,6 +291,16 @@ def test_nothing_is_open_that_need_not_be(server, runs):
     for address in others:  # bound to this machine alone
         with pytest.raises(OSError):
             socket.create_connection((address, port), timeout=2).close()
+
+
+def test_health_of_a_container(server):
+    """By the command line that the container began with."""
+    port = server.rpartition(":")[2]
+    assert healthy(["python", "/opt/srrl/bin/srrl", "app", "--port", port])
+    assert healthy(["srrl", "app", f"--port={port}"])
+    assert not healthy(["srrl", "app", "--port", str(free_port())])
+    assert healthy(["srrl", "evaluate", "/runs/x"])  # serves nothing
+    assert port_of(["srrl", "app", "--run", "x"]) == "7860"
 
 
 def test_bad_arguments_end_with_two():

@@ -301,7 +301,7 @@ def test_a_developed_grey_card_has_the_brightness_of_the_formula():
 
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made.*data.cache_dir"):
+    with pytest.raises(UserError, match="cannot be written.*data.cache_dir"):
         synthetic.ensure(TINY, cache_dir=tmp_path / "file", progress=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -58,11 +59,13 @@ def ensure(
     assets.require()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _describe(folder, settings)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(
-            f"the cache folder {folder} cannot be made ({error.strerror}): set data.cache_dir or SRRL_CACHE to another"
+            f"the cache folder {folder} cannot be written ({error.strerror}): set data.cache_dir or SRRL_CACHE to another"
         ) from None
-    _describe(folder, settings)
     count = min(processes or processes_default(), len(wanted))
     task = {
         "folder": str(folder),
