@@ -35,15 +35,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # The synthetic faces of the test and the head model: kept between builds, and made again only where the generator changed.
 FROM code AS faces
 RUN --mount=type=cache,target=/cache \
-    PYTHONPATH=/opt/srrl python3 -m srrl_tasks.faces.synthetic generate --split test --cache-dir /cache; \
-    cp -r /cache /opt/cache; chmod -R a+rwX /opt/cache
+    faces=$(PYTHONPATH=/opt/srrl python3 -m srrl_tasks.faces.synthetic generate --split test --cache-dir /cache); \
+    mkdir /opt/cache; cp -r "$faces" /cache/head-* /opt/cache; chmod -R a+rwX /opt/cache
 
 FROM ${BASE_IMAGE}
+# for any user; COPY would make the folder for root alone
+RUN mkdir -m 1777 /runs /opt/cache
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=faces /opt/cache /opt/cache
 COPY --from=code /opt/srrl /opt/srrl
 COPY configs /configs
-RUN mkdir -m 1777 /runs
 # HOME and what lies in it are for this container alone; /tmp can be a tmpfs where the root is read-only
 ENV PATH=/opt/venv/bin:/opt/srrl/bin:$PATH \
     PYTHONPATH=/opt/srrl \

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 
 import gradio as gr
+from starlette.responses import Response
 
 from srrl.errors import UserError
 
@@ -19,8 +20,10 @@ EVERY = 60.0  # seconds between two looks
 def download_nothing() -> None:
     """From now on an address where a file is expected stays an address: gradio would have this machine fetch it.
 
-    Called before the page is built; a second time does nothing. :func:`refuse_addresses` then says no to it.
+    Called before the page is built; a second time does nothing. :func:`refuse_addresses` then says no to it. Under
+    ``/gradio_api/file=`` the server would even pass on what an address holds, to anybody.
     """
+    gr.routes.secure_url_stream_response = _not_found
     block = gr.blocks.Block
     if block.async_move_resource_to_block_cache.__name__ != _moved_if_file.__name__:
         _moved_if_file.usual = block.async_move_resource_to_block_cache
@@ -31,6 +34,10 @@ async def _moved_if_file(self: gr.blocks.Block, source: str | Path | None) -> st
     if is_address(source):
         return str(source)
     return await _moved_if_file.usual(self, source)
+
+
+async def _not_found(*_: object) -> Response:
+    return Response(status_code=404)
 
 
 def is_address(source: object) -> bool:

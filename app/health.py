@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-PORT = "7860"
 PATIENCE = 8.0  # seconds
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def port_of(command: list[str]) -> str | None:
-    """The port that this command line serves the app at, None where it does something else."""
+def address_of(command: list[str]) -> str | None:
+    """Where this command line serves the app, None where it does something else."""
     if "app" not in command:
         return None
+    given = {"--host": os.environ.get("SRRL_HOST", "127.0.0.1"), "--port": "7860"}
     for i, word in enumerate(command):
-        if word == "--port" and i + 1 < len(command):
-            return command[i + 1]
-        if word.startswith("--port="):
-            return word.partition("=")[2]
-    return PORT
+        option, equals, value = word.partition("=")
+        if option in given:
+            given[option] = value if equals else command[i + 1] if i + 1 < len(command) else ""
+    host = EVERYWHERE.get(given["--host"], given["--host"])
+    return f"http://[{host}]:{given['--port']}/" if ":" in host else f"http://{host}:{given['--port']}/"
 
 
 def healthy(command: list[str]) -> bool:
     """Whether the app that this command line serves answers on this machine, a request for a password included."""
-    port = port_of(command)
-    if port is None:
+    address = address_of(command)
+    if address is None:
         return True
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # whatever proxy the container is given
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as answer:
+        with direct.open(address, timeout=PATIENCE) as answer:
             return answer.status < 500
     except urllib.error.HTTPError as error:
         return error.code < 500

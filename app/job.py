@@ -19,6 +19,7 @@ from .shelf import modified
 
 LINES = 200  # of its output that are kept
 PATIENCE = 60.0  # seconds that a stopped training has to save its checkpoint
+QUIET = 900.0  # seconds
 STOPPED = (
     129,
     130,
@@ -92,12 +93,20 @@ class Job:
             self._run(folder, ["--task", task, "--run-dir", str(folder), *(["--quick"] if quick else [])])
 
     def unfinished(self) -> Path | None:
-        """The newest run that can go on: without results, and not in the hands of a training, here or in a terminal."""
+        """The newest run that can go on: without results, and not in the hands of a training, here or in a terminal.
+
+        Where that cannot be known, it counts as training until it has been left alone for ``QUIET`` seconds.
+        """
         found: dict[Path, float] = {}
         for config in self.root.glob("*/*/config.yaml"):
             path = config.parent
             when = max(modified(path / "metrics.csv"), modified(path / "checkpoints"), modified(config))
-            if not (path / "results.json").is_file() and not is_held(path):
+            if (path / "results.json").is_file() or (path / "finished").is_file():  # a comparison's teacher
+                continue
+            taken = is_held(path)
+            if taken is None:
+                taken = time.time() - when < QUIET
+            if not taken:
                 found[path] = when
         return max(found, key=found.get, default=None)
 

@@ -129,9 +129,7 @@ class LiveTab:
         with gr.Row():
             go = gr.Button("Annotate", variant="primary", elem_id="annotate")
             stop = gr.Button("Stop, and show what is done", variant="stop", elem_id="annotate-stop")
-        status = gr.Markdown(
-            "Choose a video, then press Annotate.", elem_id="video-status", elem_classes="spoken"
-        )
+        status = gr.Markdown("Choose a video, then press Annotate.", elem_id="video-status")
         go.click(
             self.annotated,
             [given, run, self.smooth, self.box],

@@ -14,14 +14,14 @@ CSS = """
 """
 
 # The parts of a tab are made when it is first opened, and places for pictures anew with every picture. Messages that come
-# by themselves are of the class "spoken".
+# by themselves are of the class "spoken", but for those that change every second.
 JS = """() => {
   const set = (element, values) => {
     for (const [name, value] of Object.entries(values))
       if (element && element.getAttribute(name) !== value) element.setAttribute(name, value);
   };
   const tell = () => {
-    for (const message of document.querySelectorAll(".spoken")) set(message, {role: "status", "aria-live": "polite"});
+    for (const message of document.querySelectorAll(".block.spoken")) set(message, {role: "status", "aria-live": "polite"});
     const slider = "Teacher's picture on the left, student's on the right of a line that can be dragged";
     set(document.getElementById("slider"), {role: "group", "aria-label": slider});
     for (const empty of document.querySelectorAll("div.empty[aria-label]")) set(empty, {role: "img"});

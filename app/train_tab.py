@@ -44,7 +44,7 @@ class TrainTab:
             self.start = gr.Button("Start training", variant="primary", elem_id="job-start")
             self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="job-stop")
             self.resume = gr.Button("Continue", interactive=False, elem_id="job-resume")
-        self.status = gr.Markdown("Nothing is being trained.", elem_id="job-state", elem_classes="spoken")
+        self.status = gr.Markdown("Nothing is being trained.", elem_id="job-state")
         self.curves = gr.Image(
             label="Loss and validation figure by epoch",
             show_label=False,

@@ -1,8 +1,9 @@
 """Builds the image from nothing and uses it for real: ``python scripts/check_container.py [--build-arg NAME=VALUE …]``.
 
 Needs docker and this project installed. Trains a small run in a container, scores it there and outside and compares the
-figures, serves the app and stops it, builds again after a change of the code. Every container has no network (but for the
-app's port), a read-only root, no capabilities, and the user of the image. Ends with 0, or says what did not hold.
+figures, stops a training and goes on with it as another user, serves the app and stops it, builds again after a change of
+the code. Every container has no network (but for the app's port), a read-only root and no capabilities, and is not root.
+Ends with 0, or says what did not hold.
 """
 
 from __future__ import annotations
@@ -119,6 +120,44 @@ def check_figures(runs: Path) -> None:
             )
 
 
+def check_other_user(runs: Path) -> None:
+    """Somebody whom the image does not know trains, is stopped, and goes on; other faces than those of the image can be made."""
+    who, mount = ("--user", "12345:12345"), ("-v", f"{runs}:/runs", "-v", f"{NAME}:/opt/cache")
+    docker(
+        "run",
+        *[w for w in SAFE if w != "--rm"],
+        "-d",
+        "--name",
+        NAME,
+        *who,
+        *mount,
+        NAME,
+        "train",
+        "--task",
+        "classification",
+        "--run-dir",
+        "runs/other",
+    )
+    try:
+        log = runs / "other/metrics.csv"
+        end = time.monotonic() + 120
+        while not log.is_file():
+            if time.monotonic() > end:
+                sys.exit(docker("logs", NAME))
+            time.sleep(0.2)
+        docker("stop", "-t", 60, NAME)
+        code = int(docker("inspect", "-f", "{{.State.ExitCode}}", NAME))
+        check(f"a training is stopped with status {code}", code == 130)
+        check("it says how to go on", "--resume runs/other" in docker("logs", NAME))
+    finally:
+        docker("rm", "-f", NAME, status=None)
+    docker("run", *SAFE, *who, *mount, NAME, "train", "--resume", "runs/other")
+    check("it went on to its results", (runs / "other/results.json").is_file())
+    few = [f"data.synthetic.{k}" for k in ("seed=1", "n_train=32", "n_val=32", "n_test=32")]
+    docker("run", *SAFE, *who, *mount, NAME, "train", "--task", "faces", "--quick", "--dry-run", *few)
+    check("other synthetic faces are made in the volume", True)
+
+
 def check_app(runs: Path) -> None:
     """The app answers at its port, is healthy, and stops at once."""
     docker("rm", "-f", NAME, status=None)
@@ -196,6 +235,7 @@ def main() -> None:
         runs.chmod(0o777)  # for the image's user
         try:
             check_figures(runs)
+            check_other_user(runs)
             check_app(runs)
         finally:  # what that user made is not ours to remove
             docker(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ except ImportError:  # Windows, where a run is not protected
 
 NAME = ".lock"
 TAKEN = (errno.EACCES, errno.EAGAIN)
+TRIES, PAUSE = 10, 0.05  # seconds: somebody who only looks has it for a moment
 
 
 @contextlib.contextmanager
@@ -30,26 +32,40 @@ def held(folder: Path) -> Iterator[bool]:
         return
     handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        yield _taken(handle)
+        for _ in range(TRIES):
+            free = _take(handle, fcntl.LOCK_EX)
+            if free is not False:
+                break
+            time.sleep(PAUSE)
+        yield free is not False
     finally:
         os.close(handle)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether another process holds ``folder``. Not to be asked by a process that holds it: it would let go of it."""
+def is_held(folder: Path) -> bool | None:
+    """Whether another process holds ``folder``, None where that cannot be known.
+
+    Not to be asked by a process that holds it: it would let go of it.
+    """
+    if fcntl is None:
+        return None
     try:
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # nobody ever did, or it is somebody else's
+        handle = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # nobody ever did
         return False
+    except OSError:
+        return None
     try:
-        return fcntl is not None and not _taken(handle)
+        free = _take(handle, fcntl.LOCK_SH)  # which reading is enough for
+        return None if free is None else not free
     finally:
         os.close(handle)
 
 
-def _taken(handle: int) -> bool:
+def _take(handle: int, kind: int) -> bool | None:
+    """Whether the lock could be had; None on a file system without locks."""
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, kind | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in TAKEN
+        return False if error.errno in TAKEN else None
     return True

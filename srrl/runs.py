@@ -86,7 +86,8 @@ class RunFolder:
             try:
                 path.mkdir(parents=True)
             except FileExistsError:
-                if path.is_dir() and not any(path.iterdir()):  # left by a run that was stopped at once
+                # left by a run that was stopped at once: at most a lock, or a file that was not whole
+                if path.is_dir() and all(p.name.startswith(".") for p in path.iterdir()):
                     return cls(path)
                 raise UserError(
                     f"run folder {path.absolute()} exists: choose another --run-dir, or go on with --resume {path}"

@@ -86,17 +86,18 @@ def run(args: argparse.Namespace) -> int:
     from srrl.runs import RunFolder, write_text
 
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
-    with _ours(folder):
-        if is_first():  # at once: a signal from here on leaves a run that can go on
-            write_text(folder.config, dump(cfg))
-        try:
+    began = False
+    try:
+        with _ours(folder):
+            began = True
+            if is_first():  # at once: a signal from here on leaves a run that can go on
+                write_text(folder.config, dump(cfg))
             return _train(task, cfg, folder)
-        except UserError:
-            if (
-                is_first() and not (folder.path / "checkpoints").exists()
-            ):  # nothing was trained: leave no empty run behind
-                shutil.rmtree(folder.path)
-            raise
+    except UserError:
+        # nothing was trained: leave no empty run behind
+        if began and is_first() and not (folder.path / "checkpoints").exists():
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -127,18 +128,20 @@ def _resume(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ours(folder: RunFolder) -> Iterator[None]:
-    """The run belongs to this process within the block. Raises UserError while another one is training it."""
+    """The run belongs to this training within the block. Raises UserError, in every process, while another has it."""
     from srrl.lock import held
-    from srrl.processes import is_first
+    from srrl.processes import from_first
 
-    if not is_first():
-        yield
-        return
-    with held(folder.path) as free:
-        if not free:
-            raise UserError(
-                f"{folder.path} is being trained by another process: wait for it, or stop that one first"
-            )
+    with contextlib.ExitStack() as stack:
+
+        def take() -> str:
+            if not stack.enter_context(held(folder.path)):
+                raise UserError(
+                    f"{folder.path} is being trained by another process: wait for it, or stop that one first"
+                )
+            return ""
+
+        from_first(take)
         yield
 
 

@@ -20,7 +20,7 @@ import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 from served import ROOT, free_port, served
-from srrl_app.health import healthy, port_of
+from srrl_app.health import address_of, healthy
 
 WHOLE = "the whole picture is one face"
 
@@ -241,6 +241,8 @@ def test_addresses_are_not_fetched(server, address):
     ):
         last = join(server, name, data, f"{name}{address[4]}")[-1]
         assert last["success"] and last["output"]["data"][where].startswith("Addresses are not opened")
+    for kind in ("/gradio_api/file=", "/file="):
+        assert httpx.get(f"{server}{kind}{address}").status_code == 404
 
 
 def test_our_rules_for_files_hold_after_an_example_was_chosen(server, tmp_path):
@@ -293,14 +295,18 @@ def test_nothing_is_open_that_need_not_be(server, runs):
             socket.create_connection((address, port), timeout=2).close()
 
 
-def test_health_of_a_container(server):
+def test_health_of_a_container(server, monkeypatch):
     """By the command line that the container began with."""
     port = server.rpartition(":")[2]
     assert healthy(["python", "/opt/srrl/bin/srrl", "app", "--port", port])
     assert healthy(["srrl", "app", f"--port={port}"])
     assert not healthy(["srrl", "app", "--port", str(free_port())])
     assert healthy(["srrl", "evaluate", "/runs/x"])  # serves nothing
-    assert port_of(["srrl", "app", "--run", "x"]) == "7860"
+    assert address_of(["srrl", "app", "--run", "x"]) == "http://127.0.0.1:7860/"
+    assert address_of(["srrl", "app", "--host", "::", "--port=1"]) == "http://[::1]:1/"
+    monkeypatch.setenv("SRRL_HOST", "0.0.0.0")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody there
+    assert healthy(["srrl", "app", "--port", port])
 
 
 def test_bad_arguments_end_with_two():
