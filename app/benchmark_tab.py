@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from srrl.errors import UserError
 
 from .benchmark import FORMS, Measured, draw, measure
 from .compare_tab import COMPUTE, NETWORKS, picture_out
+from .stops import Stops
 from .words import SLOW, in_words
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class BenchmarkTab:
 
     def __init__(self, shelf: Shelf, busy: Callable[[], str]):
         self.shelf, self.busy = shelf, busy
-        self._stops: dict[str, threading.Event] = {}  # of the measurements that are going on, by browser tab
+        self._stops = Stops()
         names, cores = list(shelf.folders()), os.cpu_count() or 1
         gr.Markdown(
             "The networks take turns on the same random pictures. Finding faces, opening files and drawing are not in it. "
@@ -77,7 +77,7 @@ class BenchmarkTab:
             "bench-plot",
             "Accuracy of each network on its test data against its time",
         )
-        go.click(
+        go.click(self._stops.asked, None, self.status, queue=False, api_visibility="private").then(
             self.timed,
             [self.runs, self.networks, self.forms, self.batch, self.threads, self.size],
             [self.status, self.table, self.plot],
@@ -85,7 +85,7 @@ class BenchmarkTab:
             concurrency_id=COMPUTE,
             show_progress_on=self.status,
         )
-        stop.click(self.stopped, None, None, queue=False, api_visibility="private")
+        stop.click(self._stops.stop, None, None, queue=False, api_visibility="private")
 
     def timed(
         self,
@@ -98,28 +98,29 @@ class BenchmarkTab:
         request: gr.Request,
     ) -> Iterator[tuple[str, Any, Any]]:
         """Milliseconds of every chosen network, a table and a plot of accuracy against time."""
-        event = self._stops[request.session_hash] = threading.Event()
         said = 0.0
-        try:
-            if not 0 < len(runs or []) <= MOST:
-                raise UserError(f"Choose one to {MOST} runs.")
-            yield "Loading the networks.", gr.skip(), gr.skip()
-            loaded = {name: self.shelf.load(name) for name in runs}
-            for found in measure(
-                loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size]
-            ):
-                if event.is_set():
+        with self._stops.work(request) as stopped:
+            try:
+                if stopped():  # while others had their turn
                     yield "Stopped.", gr.skip(), gr.skip()
                     return
-                if isinstance(found, Measured):
-                    yield self.shown(found, forms, batch, threads)
-                elif time.monotonic() - said > 0.5:
-                    said = time.monotonic()
-                    yield f"Measuring: {found:.0%}", gr.skip(), gr.skip()
-        except Exception as error:
-            yield in_words(error), gr.skip(), gr.skip()
-        finally:
-            self._stops.pop(request.session_hash, None)
+                if not 0 < len(runs or []) <= MOST:
+                    raise UserError(f"Choose one to {MOST} runs.")
+                yield "Loading the networks.", gr.skip(), gr.skip()
+                loaded = {name: self.shelf.load(name) for name in runs}
+                for found in measure(
+                    loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size]
+                ):
+                    if stopped():
+                        yield "Stopped.", gr.skip(), gr.skip()
+                        return
+                    if isinstance(found, Measured):
+                        yield self.shown(found, forms, batch, threads)
+                    elif time.monotonic() - said > 0.5:
+                        said = time.monotonic()
+                        yield f"Measuring: {found:.0%}", gr.skip(), gr.skip()
+            except Exception as error:
+                yield in_words(error), gr.skip(), gr.skip()
 
     def shown(self, found: Measured, forms: list[str], batch: int, threads: int) -> tuple[str, Any, Any]:
         """Words, table and plot."""
@@ -149,8 +150,3 @@ class BenchmarkTab:
         if found.notes:
             said.append("Left out: " + "; ".join(found.notes) + ".")
         return " ".join(said), {"headers": header, "data": rows}, draw(found.timed)
-
-    def stopped(self, request: gr.Request) -> None:
-        """Ends the measurement that this page is waiting for."""
-        if event := self._stops.get(request.session_hash):
-            event.set()

@@ -16,6 +16,7 @@ from .files import refuse_addresses
 from .images import as_url
 from .live import Camera, annotate
 from .pictures import open_picture
+from .stops import Stops
 from .words import in_words
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LiveTab:
 
     def __init__(self, shelf: Shelf, run: gr.Dropdown):
         self.shelf = shelf
-        self._stops: dict[str, threading.Event] = {}  # of the videos that are being worked on, by browser tab
+        self._stops = Stops()  # of videos
         self._cameras: dict[str, float] = {}  # when each browser tab's last frame came
         self._lock = threading.Lock()
         with gr.Row(elem_classes="side-by-side", visible=looks(shelf, run.value)) as options:
@@ -130,7 +131,7 @@ class LiveTab:
             go = gr.Button("Annotate", variant="primary", elem_id="annotate")
             stop = gr.Button("Stop, and show what is done", variant="stop", elem_id="annotate-stop")
         status = gr.Markdown("Choose a video, then press Annotate.", elem_id="video-status")
-        go.click(
+        go.click(self._stops.asked, None, status, queue=False, api_visibility="private").then(
             self.annotated,
             [given, run, self.smooth, self.box],
             [shown, status],
@@ -138,7 +139,7 @@ class LiveTab:
             show_progress_on=status,
             api_visibility="private",
         )
-        stop.click(self.stopped, None, None, queue=False, api_visibility="private")
+        stop.click(self._stops.stop, None, None, queue=False, api_visibility="private")
 
     def annotated(
         self, video: str | None, run: str | None, smooth: bool, where: str, request: gr.Request
@@ -147,10 +148,15 @@ class LiveTab:
         if not video:
             yield gr.skip(), "No video yet: choose one."
             return
-        event = self._stops[request.session_hash] = threading.Event()
         try:
             refuse_addresses(video)
-            with tempfile.TemporaryDirectory(prefix="srrl-video-") as folder:
+            with (
+                self._stops.work(request) as stopped,
+                tempfile.TemporaryDirectory(prefix="srrl-video-") as folder,
+            ):
+                if stopped():  # while others had their turn
+                    yield gr.skip(), "Stopped before it began."
+                    return
                 loaded = self.shelf.load(run)
                 yield None, "Opening the video."
                 for done in annotate(
@@ -159,19 +165,12 @@ class LiveTab:
                     Path(folder),
                     smooth=smooth,
                     box=BOXES.get(where),
-                    stopped=event.is_set,
+                    stopped=stopped,
                 ):
                     if done.file is not None or done.frames % 5 == 1:
                         yield (str(done.file) if done.file else gr.skip()), done.said
         except Exception as error:
             yield gr.skip(), _plain(error)
-        finally:
-            self._stops.pop(request.session_hash, None)
-
-    def stopped(self, request: gr.Request) -> None:
-        """Ends the video that this page is waiting for."""
-        if event := self._stops.get(request.session_hash):
-            event.set()
 
 
 def _plain(error: Exception) -> str:
