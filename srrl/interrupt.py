@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -68,6 +69,17 @@ class GracefulStop:
         if self._deferring and time.monotonic() - self._since < ECHO:
             return
         raise Interrupted(signum)
+
+
+@contextlib.contextmanager
+def surviving_terminal():
+    """Around output: a terminal that has gone is no error, since the signal that says so is on its way."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        _leave_terminal()
 
 
 def _leave_terminal() -> None:

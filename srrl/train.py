@@ -206,10 +206,12 @@ def _header(cfg: RunSettings, folder: RunFolder) -> None:
 
 
 def _say(text: str) -> None:
+    from srrl.interrupt import surviving_terminal
     from srrl.processes import is_first
 
     if is_first():
-        print(text, flush=True)
+        with surviving_terminal():
+            print(text, flush=True)
 
 
 COMMAND = Command("train", "Train a teacher, a baseline and a distilled student.", add_arguments, run, EPILOG)
