@@ -19,15 +19,11 @@ from .shelf import modified
 
 LINES = 200  # of its output that are kept
 PATIENCE = 60.0  # seconds that a stopped training has to save its checkpoint
-QUIET = 900.0  # seconds
-STOPPED = (
-    129,
-    130,
-    143,
-    -1,
-    -2,
-    -15,
-)  # exit statuses after a signal; the negative ones before it could be heeded
+QUIET = (
+    900.0  # seconds without a sign of life after which a run counts as stopped, where its lock says nothing
+)
+# exit statuses after a signal; the negative ones before it could be heeded
+STOPPED = (129, 130, 143, -1, -2, -15)
 EPOCH = re.compile(r"^([\w-]+)\s+epoch (\d+)/(\d+)\b")
 
 

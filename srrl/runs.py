@@ -8,13 +8,16 @@ import io
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from srrl.errors import RunError, UserError
+from srrl.lock import NAME
 
+_LEFTOVER = re.compile(re.escape(NAME) + r"|\.config\.yaml\.\d+\.tmp")
 MODELS = ("teacher", "student", "baseline")
 
 
@@ -87,7 +90,7 @@ class RunFolder:
                 path.mkdir(parents=True)
             except FileExistsError:
                 # left by a run that was stopped at once: at most a lock, or a file that was not whole
-                if path.is_dir() and all(p.name.startswith(".") for p in path.iterdir()):
+                if path.is_dir() and all(_LEFTOVER.fullmatch(p.name) for p in path.iterdir()):
                     return cls(path)
                 raise UserError(
                     f"run folder {path.absolute()} exists: choose another --run-dir, or go on with --resume {path}"

@@ -133,3 +133,14 @@ def test_environment_names_the_versions():
     assert info["packages"]["torch"] == version("torch")
     assert {"python", "device", "threads", "command", "srrl"} <= info.keys()
     json.dumps(info, allow_nan=False)
+
+
+@pytest.mark.parametrize(("name", "taken"), [(".lock", True), (".config.yaml.17.tmp", True), (".git", False)])
+def test_only_what_a_stopped_run_leaves_may_lie_in_an_explicit_folder(tmp_path, name, taken):
+    """A run that fails before it trains removes its folder: somebody's hidden files must not go with it."""
+    (tmp_path / name).touch()
+    if taken:
+        assert RunFolder.create("faces", str(tmp_path)).path == tmp_path
+    else:
+        with pytest.raises(UserError, match="exists"):
+            RunFolder.create("faces", str(tmp_path))
