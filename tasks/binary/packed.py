@@ -1,7 +1,7 @@
 """Binary networks for inference: layers on packed signs that compute exactly what the float simulation computes.
 
 The float simulation (:mod:`layers`) multiplies ±1 in float32, which is as slow as a real network. Here the signs of
-inputs and weights are looked up four at a time by Numba (:mod:`kernels`); what stays real is torch's, or rounds as torch
+inputs and weights are counted or looked up by Numba (:mod:`kernels`); what stays real is torch's, or rounds as torch
 does. One thread; the CPU alone.
 """
 
@@ -50,9 +50,7 @@ class PackedConv2d(nn.Module):
         if terms > kernels.LARGEST:
             raise UserError(f"a sum of {terms} signs has no packed form: expected {kernels.LARGEST} at most")
         # numpy arrays, since nothing in them is for .to(): the kernels read plain memory of the CPU
-        self.weights = kernels.weight_nibbles(weight.detach().numpy())
-        self.tables, factor = kernels.look_up_tables(self.inputs)
-        self.longest = kernels.STEPS[factor - 1]
+        self.weights, self.plan, factor = kernels.packed(weight.detach().numpy(), self.padding)
         self.alpha = (alpha.detach() * factor).numpy()  # exact: the factor is 1 or 2
 
     def room(self, x: Tensor) -> Tensor:
@@ -73,8 +71,7 @@ class PackedConv2d(nn.Module):
             rows_of(x),
             self.padding,
             self.weights,
-            self.tables,
-            self.longest,
+            self.plan,
             self.stride,
             self.alpha,
             rows_of(out),
@@ -116,8 +113,7 @@ class PackedUnit(nn.Module):
             rows_of(x),
             conv.padding,
             conv.weights,
-            conv.tables,
-            conv.longest,
+            conv.plan,
             conv.stride,
             conv.alpha,
             self.scale,
