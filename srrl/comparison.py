@@ -155,7 +155,9 @@ def _tuned(table: dict[str, Any]) -> list[str]:
         f"{m} {' '.join(settings[m])} ({trials[m]} trials)" if m in settings else f"{m} not tuned"
         for m in table["methods"]
     ]
-    return [f"Settings chosen on the validation split: {'; '.join(parts)}."]
+    numbers = {trials.get(m, 0) for m in table["methods"]}
+    unequal = " **The methods did not have the same number of trials.**" if len(numbers) > 1 else ""
+    return [f"Settings chosen on the validation split: {'; '.join(parts)}.{unequal}"]
 
 
 def over_seeds(rows: dict[str, dict[str, Any]]) -> str:

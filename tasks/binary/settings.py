@@ -27,7 +27,10 @@ class BinaryStudent(ClassificationStudent):
 
 
 class BinarySettings(ClassificationSettings):
-    """Everything a binary run needs. Optimiser and decay are those of Real-to-Binary (Martinez et al., ICLR 2020)."""
+    """Everything a binary run needs. The two stages are those of Real-to-Binary (Martinez et al., ICLR 2020).
+
+    It trains with Adam; AdamW differs in how the little decay of the first stage is applied.
+    """
 
     task: str = "binary"
     epochs: int = Field(30, ge=1, description="of the stage with binary weights")
