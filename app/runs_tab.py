@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,14 @@ REFRESH = 5.0  # seconds
 def described(name: str, path: Path) -> dict[str, Any]:
     """A run for the API: name, task, method, networks with their figures, and whether it is finished."""
     from srrl.config import read_yaml
-    from srrl.runs import RunFolder
+    from srrl.runs import RunFolder, read_json
 
     run = RunFolder(path)
-    config = read_yaml(run.config)
-    results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else {}
+    try:
+        config = read_yaml(run.config)
+        results = read_json(run.results) if run.results.is_file() else {}
+    except UserError as error:  # one damaged run does not hide the others
+        return {"run": name, "error": str(error)}
     figures = {
         m: {k: v for k, v in results.get(m, {}).items() if isinstance(v, int | float)} for m in run.models()
     }

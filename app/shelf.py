@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -103,11 +102,12 @@ def _state(path: Path) -> tuple:
 
 def _load(path: Path) -> Loaded:
     from srrl.api import open_run
+    from srrl.runs import read_json
 
     opened = open_run(path)
     models = opened.models()
     predictors = {name: opened.task.predictor(model, opened.cfg) for name, model in models.items()}
     results: dict[str, Any] = {}
     if opened.run.results.is_file():
-        results = json.loads(opened.run.results.read_text(encoding="utf-8"))
+        results = read_json(opened.run.results)
     return Loaded(Path(path), opened.task, opened.cfg, models, predictors, results)

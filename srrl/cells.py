@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -88,19 +87,10 @@ def settings_of(task: Task, cfg: RunSettings, cell: Cell) -> RunSettings:
 
 def check_methods(task: Task, cfg: RunSettings, cells: list[Cell]) -> None:
     """Builds what each cell trains, once the data have said what ``cfg`` leaves open. UserError where something does not fit."""
-    from srrl.distillers import build_distiller
+    from srrl.pipeline import check_method_fits
 
     for cell in {(c.method, c.settings): c for c in cells}.values():
-        own = settings_of(task, cfg, cell)
-        own.teacher.pretrained = own.student.pretrained = False  # weights change nothing of it
-        stage = task.stages(own)[0][1]
-        build_distiller(
-            cell.method,
-            task.build_student(stage),
-            task.build_teacher(own),
-            task.criterion(own),
-            own.method_settings(),
-        )
+        check_method_fits(task, settings_of(task, cfg, cell))
 
 
 def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]) -> Path:
@@ -118,18 +108,19 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
     if not done.is_file():
         # of no method: what the cells need is checked for each; a whole copy, into which the data write what they say
         own = cfg.model_copy(deep=True, update={"method": "none"})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with GracefulStop() as stop, held(folder) as ours:
-                if not ours:
-                    raise RunError(
-                        f"{folder} is being trained by another process: wait for it, or name another --out"
-                    )
+        folder.mkdir(parents=True, exist_ok=True)
+        with GracefulStop() as stop, held(folder) as ours:
+            if not ours:
+                raise RunError(
+                    f"{folder} is being trained by another process: wait for it, or name another --out"
+                )
+            run.clear()
+            try:
                 Pipeline(task, own, run, stop=stop).teach(lambda: check_methods(task, own, cells))
-        except UserError:
-            if not (folder / "checkpoints").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+            except UserError:
+                if not (folder / "checkpoints").exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
         done.touch()
     return run.weights("teacher")
 
@@ -182,6 +173,8 @@ def _run(
     import os
 
     from srrl.interrupt import Interrupted
+    from srrl.lock import is_held
+    from srrl.runs import read_json
 
     if stop.requested is not None:  # nothing new is begun
         raise Interrupted(stop.requested)
@@ -206,12 +199,16 @@ def _run(
             raise Interrupted(stop.requested)
         if status:
             stop.requested = signal.SIGTERM  # nothing new is begun
+            if status == 2 and is_held(out / cell.name):  # what a comparison that was killed left behind
+                raise UserError(
+                    f"{out / cell.name} is being trained by another process: wait for it, or stop that one first"
+                )
             if status == 2:  # what it was given does not fit, and would not the next time
                 raise UserError(f"{cell.name}: {_last_line(Path(log.name))}")
             raise RunError(
                 f"{cell.name} ended with status {status}: see {log.name}; run the same command again to go on"
             )
-    return json.loads(results.read_text(encoding="utf-8"))
+    return read_json(results)
 
 
 def _last_line(log: Path) -> str:

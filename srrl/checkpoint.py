@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from srrl.errors import UserError
 from srrl.runs import atomic
 
 STATE_VERSION = 1
+CHECKSUM = "srrl.crc32"  # in the header of what this module writes
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -34,51 +36,66 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """What :func:`save_state` wrote. Raises UserError for a file that is damaged, foreign, or would run code."""
-    state = _load_torch(path)
+    state = _load_torch(path, "; remove it to begin this phase again")
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
         raise UserError(f"{path} is not a training state of this version: start a new run")
     return state
 
 
 def save_weights(path: Path, model: nn.Module, **metadata: str) -> None:
-    """The model's state dict as safetensors, atomically; ``metadata`` and its normalisations are kept in the file's header."""
+    """The model's state dict as safetensors, atomically.
+
+    ``metadata``, its normalisations and a checksum of everything are kept in the file's header.
+    """
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    inputs = json.dumps(normalisations(model))
-    data = safetensors_bytes(state, metadata={"format": "pt", "normalisation": inputs, **metadata})
+    header = {"format": "pt", "normalisation": json.dumps(normalisations(model)), **metadata}
+    data = safetensors_bytes(state, metadata={**header, CHECKSUM: _checksum(state, header)})
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
 
 def save_export(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A file of :mod:`srrl.export`: tensors, what they are, and a checksum of them; the caller makes it atomic."""
+    """A file of :mod:`srrl.export`: tensors, what they are, and a checksum of both; the caller makes it atomic."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    path.write_bytes(safetensors_bytes(tensors, metadata={**metadata, "crc32": _checksum(tensors)}))
+    path.write_bytes(
+        safetensors_bytes(tensors, metadata={**metadata, CHECKSUM: _checksum(tensors, metadata)})
+    )
 
 
 def read_export(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """What :func:`save_export` wrote, (metadata, tensors). UserError for a file that is missing, damaged or another."""
     if not path.is_file():
         raise UserError(f"{path.absolute()} does not exist: expected a file that python -m srrl.export wrote")
+    metadata, tensors = _read_safetensors(path)
+    if "task" not in metadata or CHECKSUM not in metadata:
+        raise UserError(f"{path} was not written by python -m srrl.export: give such a file, or a run folder")
+    return metadata, tensors
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors. UserError where the file is damaged, which a checksum tells where one was written."""
     try:
+        tensors = parse_safetensors(path.read_bytes())
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        tensors = parse_safetensors(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or was not written by python -m srrl.export ({_line(error)}): write or copy it again"
+            f"{path} is damaged or no safetensors file ({_line(error)}): write or copy it again"
         ) from error
-    if "task" not in metadata:
-        raise UserError(f"{path} was not written by python -m srrl.export: give such a file, or a run folder")
-    if metadata.get("crc32") != _checksum(tensors):
+    expected = metadata.get(CHECKSUM)
+    if expected is not None and expected != _checksum(tensors, metadata):
         raise UserError(f"{path} is damaged (its checksum does not fit): write or copy it again")
     return metadata, tensors
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    value = 0
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """Of names, types, shapes and values, and of what the header says besides."""
+    said = {k: v for k, v in header.items() if k != CHECKSUM}
+    value = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for name in sorted(tensors):
-        content = tensors[name].flatten().view(torch.uint8).numpy()  # NumPy knows no bfloat16
-        value = zlib.crc32(content, zlib.crc32(name.encode(), value))
+        tensor = tensors[name].contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), value)  # NumPy knows no bfloat16
     return f"{value:08x}"
 
 
@@ -87,23 +104,38 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises UserError where the file is missing, damaged or a pickle that needs more than tensors.
     """
+    return _weights_in(_weights_file(path))[0]
+
+
+def _weights_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {path.absolute()} do not exist: expected a .safetensors or .pt file")
+    return path
+
+
+def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors in a file that is there, and the normalisations that its header names."""
     if path.suffix == ".safetensors":
+        metadata, tensors = _read_safetensors(path)
         try:
-            return parse_safetensors(path.read_bytes())
-        except (SafetensorError, ValueError, KeyError, OSError) as error:
+            found = json.loads(metadata.get("normalisation", "{}"))
+        except ValueError as error:
             raise UserError(
-                f"{path} is not a readable safetensors file ({_line(error)}): save or copy it again"
+                f"{path} is damaged (its header, {_line(error)}): save or copy it again"
             ) from error
+        return tensors, found if isinstance(found, dict) else {}
     state = _load_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    ):
         raise UserError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    return {k.removeprefix("module."): v for k, v in state.items()}, {}
 
 
 def load_weights(model: nn.Module, path: str | Path, what: str = "model") -> None:
@@ -111,10 +143,9 @@ def load_weights(model: nn.Module, path: str | Path, what: str = "model") -> Non
 
     Raises UserError naming the first thing that does not fit.
     """
-    fit_weights(model, read_weights(path), what, str(path))
-    if Path(path).suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            normalise_as(model, json.loads((file.metadata() or {}).get("normalisation", "{}")))
+    state, found = _weights_in(_weights_file(path))
+    fit_weights(model, state, what, str(path))
+    normalise_as(model, found)
 
 
 def normalisations(model: nn.Module) -> dict[str, Any]:
@@ -152,9 +183,15 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: s
     model.load_state_dict(state)
 
 
-def _load_torch(path: Path) -> Any:
+def _load_torch(path: Path, advice: str = "") -> Any:
     try:
+        if zipfile.is_zipfile(path):  # torch writes the checksums of a zip file, and does not look at them
+            with zipfile.ZipFile(path) as archive:
+                if part := archive.testzip():
+                    raise UserError(f"{path} is damaged (the checksum of {part} in it does not fit){advice}")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{Path(path).absolute()} does not exist") from None
     except pickle.UnpicklingError as error:
@@ -163,7 +200,7 @@ def _load_torch(path: Path) -> Any:
             "save its state_dict() alone, best as .safetensors"
         ) from error
     except Exception as error:  # damaged bytes make the restricted unpickler fail in every possible way
-        raise UserError(f"{path} is damaged or no torch file ({_line(error)})") from error
+        raise UserError(f"{path} is damaged or no torch file ({_line(error)}){advice}") from error
 
 
 def _line(error: Exception) -> str:

@@ -156,7 +156,7 @@ class VideoFile:
     def __init__(self, path: Path, shape: tuple[int, ...], rate: float):
         import cv2
 
-        self.path = path
+        self.path, self.frames = path, 0
         codec = "VP80" if path.suffix == ".webm" else "mp4v"
         self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (shape[1], shape[0]))
         if not self.writer.isOpened():
@@ -164,10 +164,21 @@ class VideoFile:
 
     def add(self, image: np.ndarray) -> None:
         """One RGB frame."""
+        self.frames += 1
         self.writer.write(image[..., ::-1].copy())
 
     def close(self) -> None:
+        """Ends the file. Raises RunError where it cannot be played: the writer says nothing of a full disk."""
+        import cv2
+
         self.writer.release()
+        if self.frames:
+            capture = cv2.VideoCapture(str(self.path))
+            try:
+                if not capture.read()[0]:
+                    raise RunError(f"could not save {self.path}: is the disk full?")
+            finally:
+                capture.release()
 
 
 def write_jpeg(path: Path, image: np.ndarray) -> None:

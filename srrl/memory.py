@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +22,9 @@ def prepare_folder(folder: Path) -> None:
     """Makes the folder. Raises UserError where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(
-            f"teacher.memory={folder} is not a folder that can be made ({error.strerror})"
+            f"teacher.memory={str(folder)!r} is not a folder that can be made ({getattr(error, 'strerror', error)})"
         ) from error
 
 
@@ -61,7 +62,10 @@ class MapMemory:
 
     def measure(self) -> None:
         """How large the folder is now, with what other runs keep in it; says so where it is full."""
-        self.size = sum(file.stat().st_size for file in self.folder.glob("*/*.safetensors"))
+        self.size = 0
+        for file in self.folder.glob("*/*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # somebody empties it
+                self.size += file.stat().st_size
         if self.size >= self.limit:
             self.say(
                 f"teacher.memory: {self.folder} holds {self.size / 1e9:.1f} GB, as much as teacher.memory_gb allows: "
@@ -76,7 +80,7 @@ class MapMemory:
                 kept, tensors = read_export(path)
                 value = tensors["map"].to(x.device)
                 return value.permute(0, 3, 1, 2) if kept["layout"] == "nhwc" else value
-            except (UserError, OSError) as error:
+            except (UserError, OSError, KeyError) as error:
                 self.say(f"teacher.memory: {error}; computed again")
         value = compute(x)
         if self.size < self.limit:
@@ -100,7 +104,7 @@ class MapMemory:
         try:
             with atomic(path, durable=False) as temporary:
                 save_export(temporary, {"map": stored}, {"task": TASK, "layout": layout})
-            self.size += path.stat().st_size
+            self.size += value.nbytes
         except (RunError, OSError) as error:
             self.limit = 0.0
             self.say(f"teacher.memory: {error}; nothing more is kept")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 from srrl.api import open_run
 from srrl.data import eval_loader
 from srrl.model import to_unit
-from srrl.runs import write_json
+from srrl.runs import read_json, write_json
 
 if TYPE_CHECKING:
     from srrl.api import OpenedRun
@@ -97,7 +96,7 @@ def probe_cells(
 
     def probed(cell: Cell, name: str, network: Callable[[OpenedRun], nn.Module]) -> dict[str, Any]:
         path = out / cell.name / f"probe-{data.name}-{name}.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
         if {k: found.get(k) for k in facts} != facts:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             found = facts | linear_probe(network(runs[cell]).to(device), data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +61,7 @@ def draw_curves(metrics: Path, out: Path, task: Task) -> None:
     if not metrics.is_file():
         return
     plt = pyplot()
-    with open(metrics, newline="", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = runs.read_metrics(metrics)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for phase in dict.fromkeys(r["phase"] for r in rows):
         mine = [r for r in rows if r["phase"] == phase]

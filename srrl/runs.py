@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 from srrl.errors import RunError, UserError
 from srrl.lock import NAME
 
-_LEFTOVER = re.compile(re.escape(NAME) + r"|\.config\.yaml\.\d+\.tmp")
+_SCRAP = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # what atomic() writes to
+_LEFTOVER = re.compile(re.escape(NAME) + r"|\.config\.yaml\.\d+-[0-9a-f]{8}\.tmp")
 MODELS = ("teacher", "student", "baseline")
 
 
@@ -29,7 +31,8 @@ def atomic(path: Path, durable: bool = True):
     ``durable=False`` leaves the flush out, for what can be made again and carries a checksum.
     Raises RunError (exit 1) where the disk is full or not writable; what stood at ``path`` is untouched then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # process ids alone are not enough: two containers that share a folder both have a process 1
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -37,6 +40,8 @@ def atomic(path: Path, durable: bool = True):
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
         os.replace(temporary, path)
+        if durable:
+            _flush_names(path.parent)
     except OSError as error:
         raise RunError(
             f"could not save {path}: {error.strerror or error}; what was saved before is intact"
@@ -44,6 +49,16 @@ def atomic(path: Path, durable: bool = True):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Has the disk know what is in a folder under which name, where the file system can be told."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_writable(option: str, path: str | None) -> None:
@@ -63,12 +78,25 @@ def check_writable(option: str, path: str | None) -> None:
 def write_text(path: Path, text: str) -> None:
     """``text`` into ``path``, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # names of files need not be UTF-8, and come back from the system as lone surrogates
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON into ``path``, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of ours. Raises UserError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.absolute()} does not exist") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())[:120]}): restore or remove it"
+        ) from error
 
 
 class RunFolder:
@@ -130,9 +158,34 @@ class RunFolder:
         """checkpoints/<phase>.pt"""
         return self.path / "checkpoints" / f"{phase}.pt"
 
+    def clear(self) -> None:
+        """Removes what a killed process had not finished writing; only for whoever the run belongs to (:mod:`srrl.lock`)."""
+        for path in (*self.path.glob(".*"), *self.path.glob("*/.*")):
+            if _SCRAP.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
     def models(self) -> list[str]:
         """Which of teacher, student and baseline have saved weights."""
         return [m for m in MODELS if self.weights(m).is_file()]
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv. Raises UserError where it is damaged."""
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle, restkey="", strict=True))
+        for row in rows:
+            row["phase"], int(row["epoch"])
+    except (csv.Error, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path} is damaged ({reason}): restore it, or remove it and lose the curves of the epochs before"
+        ) from error
+    if any("" in row or None in row.values() for row in rows):
+        raise UserError(
+            f"{path} is damaged (rows of different lengths): restore it, or remove it and lose the curves of the epochs before"
+        )
+    return rows
 
 
 class MetricsLog:
@@ -145,8 +198,7 @@ class MetricsLog:
         self.path, self.added = path, added
         self.rows: list[dict[str, Any]] = []
         if path.is_file():
-            with open(path, newline="", encoding="utf-8") as handle:
-                self.rows = list(csv.DictReader(handle))
+            self.rows = read_metrics(path)
 
     def trim(self, phase: str, epoch: int) -> None:
         """Drops the rows of ``phase`` after ``epoch`` epochs."""

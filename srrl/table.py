@@ -26,7 +26,7 @@ class Table:
     def __enter__(self) -> Table:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.handle = open(self.path, "x", newline="", encoding="utf-8")
+            self.handle = open(self.path, "x", newline="", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(
                 f"{self.path.absolute()} cannot be written: {error.strerror}; give another --out"

@@ -86,23 +86,22 @@ def run(args: argparse.Namespace) -> int:
     from srrl.runs import RunFolder, write_text
 
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
-    began = False
-    try:
-        with _ours(folder):
-            began = True
+    with _ours(folder):
+        try:
             if is_first():  # at once: a signal from here on leaves a run that can go on
                 write_text(folder.config, dump(cfg))
             return _train(task, cfg, folder)
-    except UserError:
-        # nothing was trained: leave no empty run behind
-        if began and is_first() and not (folder.path / "checkpoints").exists():
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
+        except UserError:
+            # nothing was trained: leave no empty run behind, and that while it is still ours
+            if is_first() and not (folder.path / "checkpoints").exists():
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
 
 
 def _resume(args: argparse.Namespace) -> int:
     from srrl.config import read_yaml, resolve
-    from srrl.runs import RunFolder
+    from srrl.processes import is_first
+    from srrl.runs import RunFolder, read_json
     from srrl.task import get_task
 
     others = (
@@ -118,11 +117,14 @@ def _resume(args: argparse.Namespace) -> int:
         raise UserError("--resume takes a run as it is: leave out the other arguments")
     folder = RunFolder.open(args.resume)
     if folder.results.is_file():
+        read_json(folder.results)  # or it is damaged, and says so
         print(f"{folder.path} is finished: see {folder.report}")
         return 0
     values = read_yaml(folder.config)
     task = get_task(values.get("task", ""), values)
     with _ours(folder):
+        if is_first():
+            folder.clear()
         return _train(task, resolve(task.settings, values), folder)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import random
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import tiny
 
-from srrl.checkpoint import load_state, load_weights, read_weights, save_state, save_weights
+from srrl.checkpoint import (
+    load_state,
+    load_weights,
+    read_export,
+    read_weights,
+    save_export,
+    save_state,
+    save_weights,
+)
 from srrl.errors import RunError, UserError
 from srrl.runs import write_json, write_text
 
@@ -150,7 +159,9 @@ def test_weights_are_safetensors_with_their_header(tmp_path):
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in stored.items())
     with safe_open(path, "pt") as file:
         inputs = json.dumps({"normalize": [[0.0] * 3, [1.0] * 3]})
-        assert file.metadata() == {"format": "pt", "normalisation": inputs, "phase": "student", "epoch": "3"}
+        header = file.metadata()
+    assert len(header.pop("srrl.crc32")) == 8
+    assert header == {"format": "pt", "normalisation": inputs, "phase": "student", "epoch": "3"}
     other = tiny(4, seed=9)
     load_weights(other, path)
     assert all(torch.equal(v, stored[k]) for k, v in other.state_dict().items())
@@ -168,6 +179,48 @@ def test_weights_bring_the_normalisation_that_they_were_trained_with(tmp_path):
     third = tiny(seed=5, mean=(0.4, 0.4, 0.4))
     load_weights(third, tmp_path / "old.safetensors")
     assert third.normalize.mean.flatten().tolist() == pytest.approx([0.4] * 3)
+
+
+def test_no_flipped_bit_is_used(tmp_path):
+    """Each of 1,500 files with one bit turned over is refused by its name, or says the same in every value."""
+    model = tiny(4, mean=(0.1, 0.2, 0.3))
+
+    def weights(path):
+        other = tiny(4, seed=9)
+        load_weights(other, path)
+        return {**other.state_dict(), "mean": other.normalize.mean, "std": other.normalize.std}
+
+    def states(path):
+        found = load_state(path)
+        return {**found["model"], **{k: v for k, v in found.items() if k != "model"}}
+
+    def exported(path):
+        metadata, tensors = read_export(path)
+        return {**tensors, **{k: v for k, v in metadata.items() if k != "srrl.crc32"}}
+
+    def same(a, b):
+        return a.keys() == b.keys() and all(
+            torch.equal(v, b[k]) if isinstance(v, torch.Tensor) else v == b[k] for k, v in a.items()
+        )
+
+    rng = random.Random(0)
+    save_weights(tmp_path / "w.safetensors", model)
+    save_state(tmp_path / "s.pt", state(3))
+    save_export(tmp_path / "e.safetensors", model.state_dict(), {"task": "binary", "layout": "nhwc"})
+    for name, read in (("w.safetensors", weights), ("s.pt", states), ("e.safetensors", exported)):
+        whole = (tmp_path / name).read_bytes()
+        right, refused = read(tmp_path / name), 0
+        for _ in range(500):
+            bit = rng.randrange(8 * len(whole))
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                assert same(read(tmp_path / name), right), (name, bit)
+            except UserError as error:
+                assert name in str(error) and "\n" not in str(error)
+                refused += 1
+        assert refused > 100, name
 
 
 def test_tied_weights_can_be_saved(tmp_path):

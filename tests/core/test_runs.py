@@ -3,11 +3,12 @@
 import csv
 import json
 import math
+import os
 
 import pytest
 
 from srrl.errors import UserError
-from srrl.runs import MetricsLog, RunFolder, environment, write_json
+from srrl.runs import MetricsLog, RunFolder, atomic, environment, read_json, write_json
 
 
 @pytest.fixture
@@ -135,7 +136,9 @@ def test_environment_names_the_versions():
     json.dumps(info, allow_nan=False)
 
 
-@pytest.mark.parametrize(("name", "taken"), [(".lock", True), (".config.yaml.17.tmp", True), (".git", False)])
+@pytest.mark.parametrize(
+    ("name", "taken"), [(".lock", True), (".config.yaml.17-0a1b2c3d.tmp", True), (".git", False)]
+)
 def test_only_what_a_stopped_run_leaves_may_lie_in_an_explicit_folder(tmp_path, name, taken):
     """A run that fails before it trains removes its folder: somebody's hidden files must not go with it."""
     (tmp_path / name).touch()
@@ -144,3 +147,68 @@ def test_only_what_a_stopped_run_leaves_may_lie_in_an_explicit_folder(tmp_path, 
     else:
         with pytest.raises(UserError, match="exists"):
             RunFolder.create("faces", str(tmp_path))
+
+
+def test_a_run_that_goes_on_clears_what_a_killed_process_had_begun_and_nothing_else(tmp_path):
+    begun = (".results.json.17-0a1b2c3d.tmp", "weights/.student.safetensors.17-0a1b2c3d.tmp")
+    others = (".lock", "config.yaml", "weights/student.safetensors", ".mine.tmp", "notes.17-0a1b2c3d.tmp")
+    for name in (*begun, *others):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    RunFolder(tmp_path).clear()
+    assert {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()} == set(others)
+
+
+def test_what_atomic_leaves_when_its_process_dies_is_what_a_run_clears(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        with atomic(tmp_path / "results.json") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    RunFolder(tmp_path).clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_of_one_number_do_not_share_a_temporary_file(tmp_path):
+    """As in two containers with one volume, where each is process 1."""
+    with atomic(tmp_path / "x") as one:
+        one.write_text("one")
+        with atomic(tmp_path / "x") as two:
+            two.write_text("two")
+        assert one.read_text() == "one"
+    assert (tmp_path / "x").read_text() == "one"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"phase,epoch,loss\nstudent,1,0.5\nstudent,2",
+        b"phase,epoch,loss\nstudent,1x,0.5\n",
+        b"qhase,epoch,loss\nstudent,1,0.5\n",
+        b"phase,epoch,loss\nstudent,1,0.5,7\n",
+        b"\xff\xfephase",
+        b"phase,epoch\nstudent," + b"9" * 5000,
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged .*: restore it, or remove it") as error:
+        MetricsLog(tmp_path / "metrics.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_json_file_is_named(tmp_path):
+    path = tmp_path / "results.json"
+    for content in (b'{"a": 1', b"\xff", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"results\.json is damaged .*: restore or remove it"):
+            read_json(path)
+
+
+def test_names_that_are_not_utf8_are_written_as_what_they_are(tmp_path):
+    """A file called \\xff comes from the system as a lone surrogate; JSON writes it as such, and reads it back."""
+    name = os.fsdecode(b"face\xff.png")
+    write_json(tmp_path / "r.json", {"file": name})
+    assert json.loads((tmp_path / "r.json").read_bytes())["file"] == name
