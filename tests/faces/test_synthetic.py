@@ -1,7 +1,9 @@
 """The synthetic faces: labels against independent geometry, determinism, resume, visibility, export."""
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +253,62 @@ def test_settings_and_damaged_shards_speak_plainly(filled, tmp_path):
         broken.write_bytes(whole.read_bytes()[:size])
         with pytest.raises(UserError, match="delete it"):
             read_shard(broken)
+
+
+def test_a_damaged_cache_is_named_and_made_again(filled, tmp_path, capsys):
+    """One bit of a label, one of a picture and a cut end; then one bit of the head that faces are made from."""
+    shutil.copytree(filled, tmp_path, dirs_exist_ok=True)
+    folder = synthetic.folder_of(TINY, tmp_path)
+    wanted = shard_bytes(folder)
+    shard = folder / "test-00000.faces"
+    whole = wanted[shard.name]
+    for damaged in (flipped(whole, 200), flipped(whole, len(whole) - 3000), whole[:-1]):
+        shard.write_bytes(damaged)
+        assert len(synthetic.records(TINY, "test", 68, cache_dir=tmp_path, progress=False)) == 2
+        assert (
+            capsys.readouterr().err.strip()
+            == f"{shard}: a damaged shard of synthetic faces: it is made again"
+        )
+        assert shard_bytes(folder) == wanted
+
+    from srrl_tasks.faces.synthetic import assets
+
+    head = tmp_path / f"head-{assets.ASSET_VERSION}"
+    right = (head / "basis.npy").read_bytes()
+    (head / "basis.npy").write_bytes(flipped(right, len(right) // 2))
+    shard.unlink()
+    synthetic.ensure(TINY, "test", cache_dir=tmp_path, progress=False)
+    assert (head / "basis.npy").read_bytes() == right
+    assert shard_bytes(folder) == wanted
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+
+
+def test_an_export_that_was_stopped_is_done_anew(filled, tmp_path):
+    whole = synthetic.export_wflw(TINY, tmp_path / "whole", cache_dir=filled, progress=False)
+    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    stopped = tmp_path / "stopped"
+    shutil.copytree(whole, stopped)
+    lists = stopped / "WFLW_annotations/list_98pt_rect_attr_train_test"
+    (lists / "list_98pt_rect_attr_test.txt").unlink()
+    (stopped / "WFLW_images/synthetic--test/000009.jpg").write_bytes(b"of a larger set")
+    assert synthetic.is_export(stopped)
+    synthetic.export_wflw(TINY, stopped, cache_dir=filled, progress=False)
+    assert {p.relative_to(stopped): p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == files
+
+
+def test_a_million_faces_are_more_than_an_argument_holds(monkeypatch, tmp_path):
+    """The task goes to a worker through its standard input: Linux takes 128 kB in one argument."""
+    from srrl_tasks.faces.synthetic import generate
+
+    monkeypatch.setattr(generate, "__file__", str(tmp_path / "generate.py"))
+    (tmp_path / "worker.py").write_text("import sys; print(sys.stdin.read())")
+    shards = [["train", k] for k in range(31_250)]
+    process, _ = generate._start({"shards": shards})
+    said = process.stdout.read()
+    assert process.wait() == 0 and len(said) > 131_072 and json.loads(said) == {"shards": shards}
 
 
 def test_the_points_of_nose_and_lips_are_where_their_names_say(generator):

@@ -7,6 +7,7 @@ faces = records(settings, "train", n_points=98)  # list of FaceRecord
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from srrl.errors import UserError
@@ -61,7 +62,14 @@ def records(
     folder = ensure(settings, split, cache_dir=cache_dir, progress=progress)
     found: list = []
     for shard in shards_of(settings.count(split)):
-        labels, images = read_shard(shard_path(folder, split, shard))
+        path = shard_path(folder, split, shard)
+        try:
+            labels, images = read_shard(path)
+        except UserError as damage:  # a cache: what is damaged in it is made again
+            print(f"{str(damage).partition(';')[0]}: it is made again", file=sys.stderr)
+            path.unlink(missing_ok=True)
+            ensure(settings, split, cache_dir=cache_dir, progress=progress)
+            labels, images = read_shard(path)
         for k, image in enumerate(images):
             found.append(
                 FaceRecord(

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from srrl.cli import guarded
-from srrl.errors import UserError
+from srrl.cli import guarded, positive
+from srrl.errors import RunError, UserError
 
 from . import SyntheticSettings, ensure, export_wflw
 from .settings import SPLITS, cache_root
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cache-dir", type=Path, help=f"default $SRRL_CACHE or {cache_root()}")
         if name == "generate":
             command.add_argument("--split", choices=SPLITS, help="only this split")
-            command.add_argument("--processes", type=int, help="worker processes (default: the cores)")
+            command.add_argument("--processes", type=positive, help="worker processes (default: the cores)")
         else:
             command.add_argument("out", type=Path, help="folder to write to")
     return parser
@@ -52,11 +52,16 @@ def _sheets(settings: SyntheticSettings, out: Path, cache_dir: Path | None) -> N
     from . import sheet
 
     out.mkdir(parents=True, exist_ok=True)
-    for yaw in (0, 35):
-        for points, image in sheet.numbered(cache_dir, yaw=yaw).items():
-            cv2.imwrite(str(out / f"numbered-{points}-yaw{yaw}.png"), image)
-    cv2.imwrite(str(out / "samples.png"), sheet.samples(settings, "train", 5, 8, cache_dir))
-    cv2.imwrite(str(out / "samples-98.png"), sheet.samples(settings, "train", 5, 8, cache_dir, points=98))
+    sheets = {
+        f"numbered-{points}-yaw{yaw}.png": image
+        for yaw in (0, 35)
+        for points, image in sheet.numbered(cache_dir, yaw=yaw).items()
+    }
+    sheets["samples.png"] = sheet.samples(settings, "train", 5, 8, cache_dir)
+    sheets["samples-98.png"] = sheet.samples(settings, "train", 5, 8, cache_dir, points=98)
+    for name, image in sheets.items():
+        if not cv2.imwrite(str(out / name), image):  # which says nothing of a full disk
+            raise RunError(f"could not save {out / name}: is the disk full?")
     print(out)
 
 

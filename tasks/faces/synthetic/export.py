@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from srrl.errors import UserError
+from srrl.runs import write_text
 
 from . import records
 from .settings import MARK, SPLITS, SyntheticSettings
@@ -19,12 +21,19 @@ def export_wflw(
     """`folder` with WFLW_images/ and WFLW_annotations/…/list_98pt_rect_attr_{train,val,test}.txt; returns it.
 
     A line has 207 tokens: 98 x y pairs, the rectangle xmin ymin xmax ymax, the six attributes, the picture's path.
-    WFLW itself has no val list; readers of WFLW ignore it. Raises UserError when `folder` exists and is not empty.
+    WFLW itself has no val list; readers of WFLW ignore it. Raises UserError when `folder` exists and is neither empty nor
+    a stopped export, which is done anew.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; give a new folder to export to")
+        if not (folder / MARK).is_file() or _list_of(folder, SPLITS[-1]).exists():
+            raise UserError(f"{folder}: is not empty; give a new folder to export to")
+        for part in (IMAGES, LISTS.parent):  # of an export that was stopped
+            shutil.rmtree(folder / part, ignore_errors=True)
     (folder / LISTS).mkdir(parents=True, exist_ok=True)
+    # first: the pictures are synthetic whether they are all there or not
+    (folder / MARK).write_text("Synthetic faces of SRRL (CC0), in the layout of WFLW: no photographs.\n")
+    lists = {}
     for split in SPLITS:
         lines = []
         where = Path(f"synthetic--{split}")
@@ -36,7 +45,11 @@ def export_wflw(
             rect = [str(round(value)) for value in record.rect]
             bits = [str(bit) for bit in record.attributes.values()]
             lines.append(" ".join([*points, *rect, *bits, name.as_posix()]))
-        text = "".join(f"{line}\n" for line in lines)
-        (folder / LISTS / f"list_98pt_rect_attr_{split}.txt").write_text(text)
-    (folder / MARK).write_text("Synthetic faces of SRRL (CC0), in the layout of WFLW: no photographs.\n")
+        lists[split] = "".join(f"{line}\n" for line in lines)
+    for split, text in lists.items():  # last: a set that has them is whole
+        write_text(_list_of(folder, split), text)
     return folder
+
+
+def _list_of(folder: Path, split: str) -> Path:
+    return folder / LISTS / f"list_98pt_rect_attr_{split}.txt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import srrl
 from srrl.errors import RunError, UserError
+from srrl.runs import write_json
 
 from . import assets
 from .settings import SPLITS, SyntheticSettings, cache_root, folder_of
 from .store import SHARD, shard_path, shards_of
 
 FACE_DONE = b"*"  # what a worker prints for each face
+OLD = 86400.0  # seconds, after which a half-written shard is taken for a killed process's
 MAX_PROCESSES = 8  # each takes about 350 MB
 
 
@@ -60,12 +63,14 @@ def ensure(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _describe(folder, settings)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RunError, ValueError) as error:  # ValueError: a NUL in the name
+        cause = error.__cause__ if isinstance(error, RunError) else error
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f"the cache folder {folder} cannot be written ({error.strerror}): set data.cache_dir or SRRL_CACHE to another"
+            f"the cache folder {str(folder)!r} cannot be written ({getattr(cause, 'strerror', cause)}): set data.cache_dir or SRRL_CACHE to another"
         ) from None
+    _sweep(folder)
     count = min(processes or processes_default(), len(wanted))
     task = {
         "folder": str(folder),
@@ -83,9 +88,17 @@ def ensure(
             process.wait()
             log.close()
         for scratch in folder.glob("*.part"):
-            if scratch.name.split(".")[-2] in {str(process.pid) for process, _ in workers}:
+            if scratch.name.split(".")[-2].partition("-")[0] in {str(process.pid) for process, _ in workers}:
                 scratch.unlink(missing_ok=True)
     return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what processes that were killed had begun, once it is old enough to be nobody's."""
+    for scratch in folder.glob("*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - scratch.stat().st_mtime > OLD:
+                scratch.unlink()
 
 
 def _describe(folder: Path, settings: SyntheticSettings) -> None:
@@ -95,17 +108,20 @@ def _describe(folder: Path, settings: SyntheticSettings) -> None:
         "settings": settings.model_dump(include={"size", "seed"}),
         "licence": "CC0-1.0",
     }
-    scratch = folder / f".about.{os.getpid()}"
-    scratch.write_text(json.dumps(note, indent=1))
-    os.replace(scratch, folder / "about.json")
+    write_json(folder / "about.json", note)
 
 
 def _start(task: dict) -> tuple[subprocess.Popen, object]:
     path = [str(Path(srrl.__path__[0]).resolve().parent), *(p for p in sys.path if p)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path))}
     log = tempfile.TemporaryFile("w+")
-    command = [sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(task)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+    command = [sys.executable, str(Path(__file__).with_name("worker.py"))]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
+    )
+    # not as an argument, of which the system takes 128 kB: a million faces are 31,250 shards
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(json.dumps(task).encode())
     return process, log
 
 
@@ -124,9 +140,11 @@ def _watch(workers: list, total: int, progress: bool) -> None:
                     process, log = key.data
                     if process.wait() != 0:
                         log.seek(0)
+                        silent = f"a process ended with status {process.returncode}"
+                        if process.returncode < 0:
+                            silent = f"a process was killed by signal {-process.returncode}: is memory short? try fewer with --processes"
                         last = (
-                            [line.strip() for line in log.read().splitlines() if line.strip()]
-                            or ["no message"]
+                            [line.strip() for line in log.read().splitlines() if line.strip()] or [silent]
                         )[-1]
                         raise RunError(
                             f"generating synthetic faces failed: {last} (finished shards are kept)"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from srrl.errors import UserError
 from .settings import SPLITS
 
 SHARD = 32  # faces a shard
+DIGEST = 16  # bytes at a shard's end: BLAKE2b of what stands before
 _LABELS = ("points98", "points68", "visible98", "visible68", "rect", "attributes", "lengths")
 
 
@@ -27,9 +31,12 @@ class StoredImage:
 
     def encoded(self) -> bytes:
         """The JPEG file's bytes."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.length)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                return file.read(self.length)
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is no longer there: start again, and it is made again") from None
 
     def __call__(self) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(self.encoded(), np.uint8), cv2.IMREAD_COLOR)
@@ -71,12 +78,16 @@ def write_shard(generator, folder: Path, seed: int, split: str, shard: int, tick
         "lengths": np.array([len(data) for data in encoded], np.int64),
     }
     target = shard_path(folder, split, shard)
-    scratch = target.with_suffix(f".{os.getpid()}.part")
+    content = io.BytesIO()
+    for name in _LABELS:
+        np.save(content, labels[name], allow_pickle=False)
+    content.write(np.concatenate(encoded).tobytes())
+    # process ids alone are not enough: two containers that share a cache both have a process 1
+    scratch = target.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with open(scratch, "wb") as file:
-            for name in _LABELS:
-                np.save(file, labels[name], allow_pickle=False)
-            file.write(np.concatenate(encoded).tobytes())
+            file.write(content.getbuffer())
+            file.write(_digest(content.getbuffer()))
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, target)
@@ -84,20 +95,16 @@ def write_shard(generator, folder: Path, seed: int, split: str, shard: int, tick
         scratch.unlink(missing_ok=True)
 
 
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
+
 def read_shard(path: Path) -> tuple[dict[str, np.ndarray], list[StoredImage]]:
-    """Labels and picture loaders of one shard; UserError when the file is damaged."""
-    try:
-        with open(path, "rb") as file:
-            labels = {name: np.load(file, allow_pickle=False) for name in _LABELS}
-            start = file.tell()
-            size = os.fstat(file.fileno()).st_size
-    except (ValueError, EOFError) as error:
-        raise UserError(
-            f"{path}: not a shard of synthetic faces ({error}); delete it to have it made again"
-        ) from error
-    ends = start + np.cumsum(labels["lengths"])
-    if size != ends[-1]:
-        raise UserError(
-            f"{path}: {size} bytes where {ends[-1]} were expected; delete it to have it made again"
-        )
+    """Labels and picture loaders of one shard. Raises UserError where the file is damaged, which its checksum tells."""
+    content = Path(path).read_bytes()
+    if len(content) < DIGEST or _digest(memoryview(content)[:-DIGEST]) != content[-DIGEST:]:
+        raise UserError(f"{path}: a damaged shard of synthetic faces; delete it to have it made again")
+    file = io.BytesIO(content)
+    labels = {name: np.load(file, allow_pickle=False) for name in _LABELS}
+    ends = file.tell() + np.cumsum(labels["lengths"])
     return labels, [StoredImage(str(path), int(e - n), int(n)) for e, n in zip(ends, labels["lengths"])]

@@ -1,4 +1,4 @@
-"""A process that generates shards: started by `ensure` with a JSON task as its argument, it reports faces on stdout.
+"""A process that generates shards: started by `ensure`, it reads a JSON task from stdin and reports faces on stdout.
 
 It is run as a file and loads this package by path, so it works from a checkout, from an install and from any script
 that lacks a `__main__` guard. It never touches a GPU.
@@ -50,4 +50,4 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this folder: its module names must not shadow others
     if importlib.util.find_spec("srrl_tasks") is None:
         _package(Path(__file__).resolve().parents[2], "srrl_tasks")
-    main(json.loads(sys.argv[1]))
+    main(json.load(sys.stdin))
