@@ -59,10 +59,11 @@ def swept(folder: Path, age: float = AGE, every: float = EVERY) -> Iterator[None
     components that it has made anew.)
     """
     ended, kept = threading.Event(), frozenset(folder.rglob("*"))
+    seen: dict[Path, float] = {}
 
     def work() -> None:
         while not ended.wait(every):
-            sweep(folder, age, kept)
+            sweep(folder, age, seen, time.monotonic(), kept)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -73,9 +74,17 @@ def swept(folder: Path, age: float = AGE, every: float = EVERY) -> Iterator[None
         thread.join()
 
 
-def sweep(folder: Path, age: float, kept: Set[Path] = frozenset()) -> None:
-    """Deletes the files that are older than ``age`` seconds and not ``kept``, and the folders that are empty by then."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside comes before the folder
+def sweep(
+    folder: Path, age: float, seen: dict[Path, float], now: float, kept: Set[Path] = frozenset()
+) -> None:
+    """Deletes the files that came into sight more than ``age`` seconds ago and are not ``kept``, and folders empty by then.
+
+    ``seen``, which calls hand on, says when that was, by a clock that nobody sets: files bear the time of one that may jump.
+    """
+    found = sorted(folder.rglob("*"), reverse=True)  # what is inside comes before the folder
+    for gone in seen.keys() - set(found):
+        del seen[gone]
+    for path in found:
         with contextlib.suppress(OSError):
-            if path not in kept and time.time() - path.stat().st_mtime > age:
+            if path not in kept and now - seen.setdefault(path, now) > age:
                 path.rmdir() if path.is_dir() else path.unlink()

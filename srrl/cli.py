@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from srrl.allocator import keep_freed_memory
-from srrl.errors import RunError, UserError
+from srrl.errors import RunError, UserError, out_of_memory
 from srrl.interrupt import Interrupted
 
 COMMANDS = {
@@ -26,6 +26,9 @@ COMMANDS = {
     "export": "write the student into one file that needs no run folder",
     "app": "see teacher and student side by side in the browser",
 }
+
+
+_NAMED_WRONGLY = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ def main_of(command: Command, argv: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if command.keeps_memory:
         keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(guarded(lambda: command.run(parser.parse_intermixed_args(argv))))
 
 
@@ -76,20 +82,18 @@ def guarded(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    except OSError as error:  # of the system: a full disk, a name that is too long, a folder that went away
+        name = str(error.filename)[:200] if error.filename else ""
+        print(f"error: {error.strerror or error}{': ' * bool(name)}{name}", file=sys.stderr)
+        return 2 if error.errno in _NAMED_WRONGLY else 1
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
             raise
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        print(
+            "error: out of memory: give it fewer or smaller pictures at a time, or close other programs",
+            file=sys.stderr,
+        )
         return 1
-    except MemoryError:
-        print("error: out of memory: lower batch_size or image_size", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if "out of memory" in str(error) or "can't allocate memory" in str(error):
-            print("error: out of memory: lower batch_size or image_size", file=sys.stderr)
-            return 1
-        raise
 
 
 def positive(text: str) -> int:

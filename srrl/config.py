@@ -120,7 +120,8 @@ class RunSettings(MethodSettings):
 
     def method_settings(self) -> MethodSettings:
         """The part that distillers read."""
-        return MethodSettings(**{k: getattr(self, k) for k in MethodSettings.model_fields})
+        own = MethodSettings(**{k: getattr(self, k) for k in MethodSettings.model_fields})
+        return own.for_epochs(self.epochs)
 
 
 class _PlainText(yaml.SafeLoader):
@@ -139,6 +140,26 @@ _PlainText.add_implicit_resolver(
 )
 
 
+# PyYAML raises what its constructors meet: !!bool x a KeyError, !!timestamp x an AttributeError, 5,000 digits a ValueError
+_UNREADABLE = (yaml.YAMLError, ValueError, KeyError, AttributeError, TypeError, RecursionError)
+_LARGEST = 100_000  # values; settings have some hundred
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML text. Raises one of ``_UNREADABLE``, also where aliases make it endless or huge."""
+    value = yaml.load(text, _PlainText)
+    waiting, count = [value], 0
+    while waiting:
+        inner = waiting.pop()
+        parts = [*inner.keys(), *inner.values()] if isinstance(inner, dict) else inner
+        if isinstance(inner, (dict, list, tuple, set)):
+            count += len(inner) + 1
+            waiting.extend(parts)
+        if count > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST} values, or holds itself")
+    return value
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError for a missing file, bad YAML or anything but a mapping."""
     path = Path(path)
@@ -153,8 +174,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             + (f": did you mean {path.parent / near[0]}?" if near else "")
         )
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _PlainText)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except (*_UNREADABLE, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())[:200]}") from error
     if values is None:
         return {}
@@ -171,8 +192,8 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         if not equals or not key.strip():
             raise UserError(f"{text!r} is not an override: expected key=value or key.sub=value")
         try:
-            value = yaml.load(raw, _PlainText) if raw else None
-        except yaml.YAMLError as error:
+            value = _parse(raw) if raw else None
+        except _UNREADABLE as error:
             raise UserError(f"{text!r}: the value is not readable as YAML") from error
         node, parts = result, key.strip().split(".")
         for part in parts[:-1]:
@@ -285,7 +306,8 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
-    shown = f" (got keys {', '.join(map(str, value))})" if isinstance(value, dict) else f" (got {value!r})"
+    shown = f"keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+    shown = f" (got {shown if len(shown) < 200 else shown[:200] + '…'})"
     key = _key(schema, first["loc"])
     # a field of several types fails once for each
     messages = [e["msg"][:1].lower() + e["msg"][1:] for e in error.errors() if _key(schema, e["loc"]) == key]

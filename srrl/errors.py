@@ -18,6 +18,19 @@ class RunError(Exception):
         super().__init__(_own_line(message))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: on a GPU, in torch's allocator, or in a process that a data loader started."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            "out of memory" in text
+            or "can't allocate memory" in text
+            or ("DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text))
+        )
+    )
+
+
 def _own_line(message: str) -> str:
     """The message itself, also where a data loader raises it again with its worker's traceback around it."""
     if message.startswith("Caught ") and "Traceback" in message:

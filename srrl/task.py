@@ -274,6 +274,8 @@ def task_names() -> dict[str, str]:
 
 def get_task(name: str, given: dict[str, Any] | None = None) -> Task:
     """The named task, made for what was ``given``. Raises UserError, with the nearest name, for an unknown one."""
+    if not isinstance(name, str):
+        raise UserError(f"task: {name!r} is no name of a task: expected one of {', '.join(task_names())}")
     if name in BUILT_IN:
         ensure_tasks_importable()
         module, cls = BUILT_IN[name]

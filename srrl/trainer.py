@@ -19,7 +19,7 @@ from srrl.config import OptimSettings
 from srrl.data import on_device, train_loader
 from srrl.distillers.base import Distiller
 from srrl.ema import MovingAverage
-from srrl.errors import RunError, UserError
+from srrl.errors import RunError, UserError, out_of_memory
 from srrl.interrupt import GracefulStop
 from srrl.progress import EpochProgress
 from srrl.schedule import build_optimizer, rate
@@ -115,13 +115,31 @@ class Trainer:
         """
         started = time.monotonic()
         model, loader = self.begin()
-        with self.stop.deferred():
-            while not self.stopping() and self.epoch < self.phase.epochs:
-                self.train_epoch(model, loader)
-                if self.step >= self.batches.total:
-                    self.finish_epoch()
+        try:
+            with self.stop.deferred():
+                while not self.stopping() and self.epoch < self.phase.epochs:
+                    self.train_epoch(model, loader)
+                    if self.step >= self.batches.total:
+                        self.finish_epoch()
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise RunError(self.advice(error)) from error
+            raise
         self.accelerator.wait_for_everyone()
         return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
+
+    def advice(self, error: BaseException) -> str:
+        """What to do where memory ran out, in one line."""
+        phase = self.phase
+        begin = f"{phase.name}: out of memory at epoch {self.epoch + 1}, batch {self.step + 1}"
+        if "shared memory" in str(error) or "shm" in str(error):
+            return f"{begin}: /dev/shm is too small for the data's processes: docker run --shm-size 1g, or data.workers=0"
+        if "DataLoader worker" in str(error):
+            return f"{begin}: a process that reads the data was killed: start a new run with a lower data.workers"
+        return (
+            f"{begin}, with batch_size={phase.batch_size}: start a new run with a smaller one "
+            f"(optim.accumulate={2 * phase.optim.accumulate} keeps what a step sees); teacher.checkpoint=RUN takes over its teacher"
+        )
 
     def begin(self) -> tuple[nn.Module, Any]:
         """Everything before the first epoch: the distiller as it is trained, and the loader of its batches."""
@@ -295,6 +313,7 @@ class Trainer:
             {
                 "phase": self.phase.name,
                 "world": self.accelerator.num_processes,
+                "samples": len(self.dataset),
                 "epoch": self.epoch,
                 "step": self.step,
                 "sums": self.sums,
@@ -336,6 +355,11 @@ class Trainer:
                 f"{self.phase.checkpoint} was saved in the middle of an epoch by {world} process{'es' * (world > 1)}, now "
                 f"there {'are' if self.accelerator.num_processes > 1 else 'is'} {self.accelerator.num_processes}: go on with "
                 f"as many (torchrun --nproc-per-node {world} …)"
+            )
+        if state.get("samples", len(self.dataset)) != len(self.dataset):
+            raise UserError(
+                f"{self.phase.checkpoint} was saved while there were {state['samples']} training samples, now there are "
+                f"{len(self.dataset)}: restore the data, or start a new run"
             )
         self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
         self.best, self.last = state["best"], state["last"]

@@ -113,20 +113,27 @@ def test_what_is_no_video_is_said_and_lists_of_other_files_are_not_followed(load
         assert next(annotate(loaded, path, tmp_path, smooth=False, box="whole")).frames == 1, name
 
 
-def test_old_files_are_swept(tmp_path):
-    for name, age in (("a/old.png", 100), ("b/new.png", 1), ("c/old.png", 100)):
+def test_old_files_are_swept_by_a_clock_that_nobody_sets(tmp_path):
+    seen = {}
+
+    def swept(now, **kept):
+        sweep(tmp_path, 50, seen, now, **kept)
+        return sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+
+    for name in ("a/old.png", "b/own.png", "c/old.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("x")
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
+        os.utime(tmp_path / name, (0, 0))  # the time of day had been set wrong, or has been set right since
+    own = {tmp_path / "b/own.png", tmp_path / "b"}
+    assert swept(1000, kept=own) == ["a/old.png", "b/own.png", "c/old.png"]
     (tmp_path / "c/new.png").write_text("x")
-    sweep(tmp_path, 50)
-    assert sorted(p.name for p in tmp_path.rglob("*.png")) == ["new.png", "new.png"]
-    os.utime(tmp_path / "b/new.png", (0, 0))
-    sweep(tmp_path, 50, {tmp_path / "b/new.png"})
-    assert (tmp_path / "b/new.png").exists()
-    os.utime(tmp_path / "a", (0, 0))
-    sweep(tmp_path, 50)
+    assert swept(1049, kept=own) == ["a/old.png", "b/own.png", "c/new.png", "c/old.png"]
+    assert swept(1051, kept=own) == ["b/own.png", "c/new.png"]
     assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    assert swept(1098, kept=own) == ["b/own.png", "c/new.png"]  # in sight for 49 seconds
+    assert swept(1100, kept=own) == ["b/own.png"]
+    assert swept(1200, kept=own) == ["b/own.png"] and seen.keys() == {tmp_path / "b/own.png"} - own
 
 
 def test_overlapping_blocks_of_threads_leave_the_number_as_it_was():

@@ -202,6 +202,18 @@ def test_missing_file_offers_its_neighbour(tmp_path):
         (b"a: [1\nb: 2\n", "is not readable as YAML"),
         (b"\xff\xfe\x00a", "is not readable as YAML"),
         (b"a: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
+        # what PyYAML answers with a ValueError, a KeyError, an AttributeError and a RecursionError
+        (b"epochs: " + b"9" * 5000, "is not readable as YAML: Exceeds the limit"),
+        (b"a: !!bool x", "is not readable as YAML"),
+        (b"a: !!timestamp x", "is not readable as YAML"),
+        (b"a: " + b"[" * 3000, "is not readable as YAML"),
+        # it holds itself; nine times nine times … values
+        (b"a: &a {b: *a}", "holds itself"),
+        (
+            b"a0: &a0 [1,1,1,1,1,1,1,1,1]\n"
+            + b"".join(b"a%d: &a%d [%s]\n" % (k, k, b",".join([b"*a%d" % (k - 1)] * 9)) for k in range(1, 9)),
+            "more than 100000 values",
+        ),
     ],
 )
 def test_files_that_are_no_mapping(tmp_path, content, said):

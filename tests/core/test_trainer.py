@@ -19,7 +19,7 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import RunError, UserError
 from srrl.runs import MetricsLog
-from srrl.trainer import Phase, Trainer
+from srrl.trainer import Phase, Trainer, make_accelerator
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "srrl"])
@@ -73,6 +73,7 @@ def train(
         distiller,
         KeyedDataset(data or Colours(30), seed=0),
         Phase("student", epochs, batch, 0, optim, workers=0, **phase),
+        accelerator=make_accelerator("fp32", optim.accumulate),  # also where a processor computes in bf16
         validate=validate,
         say=lambda _: None,
     )
@@ -271,6 +272,53 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch)
     with pytest.raises(RunError, match="No space left on device"):
         train(epochs=2, checkpoint=path)
     assert path.read_bytes() == before
+
+
+def test_a_batch_that_does_not_fit_into_memory_gives_advice(tmp_path):
+    """torch itself is asked for a petabyte, after two good steps; what was saved stays."""
+    path, steps = tmp_path / "s.pt", []
+    train(epochs=1, checkpoint=path)
+    before = path.read_bytes()
+
+    def watch(_):
+        steps.append(1)
+        if len(steps) == 2:
+            torch.empty(1 << 50, dtype=torch.uint8)
+
+    with pytest.raises(RunError) as error:
+        train(epochs=2, checkpoint=path, watch=watch)
+    said = str(error.value)
+    assert "\n" not in said
+    assert "out of memory at epoch 2" in said and "batch_size=6" in said and "optim.accumulate=2" in said
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "data.workers"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out "
+            "of shared memory. Please try to raise your shared memory limit.",
+            "--shm-size",
+        ),
+    ],
+)
+def test_a_killed_data_process_is_taken_for_what_it_mostly_is(message, advice):
+    """The messages are torch's own (torch/utils/data/_utils/signal_handling.py)."""
+
+    def watch(_):
+        raise RuntimeError(message)
+
+    with pytest.raises(RunError, match=advice):
+        train(epochs=1, watch=watch)
+
+
+def test_data_that_changed_since_the_checkpoint_are_named(tmp_path):
+    path = tmp_path / "s.pt"
+    train(epochs=1, checkpoint=path)
+    with pytest.raises(UserError, match="30 training samples, now there are 31: restore the data"):
+        train(epochs=2, checkpoint=path, data=Colours(31))
 
 
 def test_a_finished_phase_is_not_trained_again(tmp_path):
