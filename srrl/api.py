@@ -109,7 +109,7 @@ def distill(
             f"checkpoint {checkpoint} would be overwritten by the weights beside it: give a name in .pt"
         )
     try:
-        method_settings = MethodSettings(**settings)
+        method_settings = MethodSettings(**settings).for_epochs(epochs)
     except ValueError as error:
         raise UserError(
             f"settings {sorted(settings)} do not fit: expected {', '.join(MethodSettings.model_fields)}"

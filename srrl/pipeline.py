@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from srrl import runs
 from srrl.checkpoint import load_weights, normalisations, normalise_as, save_weights
 from srrl.config import OptimSettings, RunSettings, dump
-from srrl.distillers import build_distiller, check_method
+from srrl.distillers import build_distiller, check_method, distiller_class
 from srrl.distillers.base import Distiller
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
@@ -59,7 +59,7 @@ class Pipeline:
         """Everything; returns what results.json holds (nothing in the processes beside the first)."""
         cfg, task, run = self.cfg, self.task, self.run_folder
         data = self.prepare()
-        task.build_student(cfg)  # what is wrong with its settings is said before a teacher is trained
+        check_method_fits(task, cfg)  # what is wrong with it is said before a teacher is trained
         models: dict[str, nn.Module] = {}
         chosen: dict[str, dict[str, Any]] = {}
         if cfg.method != "none" or cfg.teacher.checkpoint:
@@ -166,6 +166,7 @@ class Pipeline:
             model = self.task.build_student(stage)
             distiller = self.distiller(method, model, teacher)
             if before is not None:
+                distiller.meet(samples)
                 distiller.load_trainable_state(before.trainable_state())
                 normalise_as(model, normalisations(before.student))
                 self.task.begin_stage(model)
@@ -243,6 +244,15 @@ class Pipeline:
         model = distiller.student
         load_weights(model, self.run_folder.weights(phase), phase)
         return model.to(self.accelerator.device)
+
+
+def check_method_fits(task: Task, cfg: RunSettings) -> None:
+    """Builds student, teacher and distiller as the settings describe them. Raises UserError where they do not fit."""
+    own = cfg.model_copy(deep=True)
+    own.teacher.pretrained = own.student.pretrained = False  # weights change nothing of it
+    stage = task.stages(own)[0][1]
+    teacher = task.build_teacher(own) if distiller_class(own.method).needs_teacher else None
+    build_distiller(own.method, task.build_student(stage), teacher, task.criterion(own), own.method_settings())
 
 
 def weights_of(path: str, name: str) -> Path:

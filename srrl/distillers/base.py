@@ -15,6 +15,7 @@ from srrl.inspection import training_format
 from srrl.model import stages_of, to_unit
 
 Batch = dict[str, Tensor]
+HEATMAPS = "kd, srrl, at, fitnet, ofd, rkd, reviewkd and simkd fit heatmaps"  # for who chose another for them
 
 
 class MethodSettings(BaseModel):
@@ -46,7 +47,9 @@ class MethodSettings(BaseModel):
     dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target class's part")
     dkd_beta: float = Field(8.0, ge=0, description="dkd: weight of the other classes' part")
     dkd_temperature: float = Field(4.0, gt=0)
-    dkd_warmup: int = Field(20, ge=0, description="dkd: epochs over which its weight rises")
+    dkd_warmup: int | None = Field(
+        None, ge=0, description="dkd: epochs over which its weight rises; None: a twelfth, as the authors' 20 of 240"
+    )
     dist_inter: float = Field(2.0, ge=0, description="dist: weight of the relation between classes")
     dist_intra: float = Field(2.0, ge=0, description="dist: weight of the relation between samples")
     dist_temperature: float = Field(4.0, gt=0)
@@ -55,7 +58,9 @@ class MethodSettings(BaseModel):
     review_channels: int = Field(
         512, ge=1, description="reviewkd: channels of the fused maps, at most the student's last"
     )
-    review_warmup: int = Field(20, ge=0, description="reviewkd: epochs over which its weight rises")
+    review_warmup: int | None = Field(
+        None, ge=0, description="reviewkd: epochs over which its weight rises; None: a twelfth, as in dkd"
+    )
     srrl_stages: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, description="srrl_stages: at which stages (from 0) the losses stand; None: at all"
     )
@@ -63,6 +68,18 @@ class MethodSettings(BaseModel):
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"
     )
+
+
+    def for_epochs(self, epochs: int) -> MethodSettings:
+        """The same with what is left open by the length of the training filled in."""
+        short = max(1, round(epochs / 12))
+        open_ = {k: short for k in ("dkd_warmup", "review_warmup") if getattr(self, k) is None}
+        return self.model_copy(update=open_)
+
+
+def risen(epoch: Tensor, warmup: int | None) -> Tensor:
+    """The share of a weight that rises from 0 to 1 over the first ``warmup`` epochs (None: 20), in a running epoch from 1 on."""
+    return (epoch / max(20 if warmup is None else warmup, 1)).clamp(max=1)
 
 
 class Criterion(Protocol):
@@ -98,7 +115,7 @@ def head_of(name: str, model: nn.Module, features: Tensor) -> Tensor:
 class Distiller(nn.Module):
     """Student (and what is trained beside it) as one module; the trainer calls only ``forward(batch)``.
 
-    ``forward`` takes a batch with ``image`` (N, 3, H, W; uint8 or float 0–1) and whatever the criterion reads, and
+    It fits every task, of logits and of heatmaps, unless its ``kinds`` say otherwise. ``forward`` takes a batch with ``image`` (N, 3, H, W; uint8 or float 0–1) and whatever the criterion reads, and
     returns ``loss`` (a scalar that carries gradients), ``output`` (the student's prediction) and detached parts.
     """
 

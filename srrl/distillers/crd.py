@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, head_of
+from srrl.distillers.base import HEATMAPS, Batch, Criterion, Distiller, MethodSettings, head_of
 from srrl.errors import UserError
 from srrl.processes import world_size
 
@@ -51,7 +51,7 @@ class OtherClasses(nn.Module):
 class CRD(Distiller):
     """L = L_supervised + crd_weight · (NCE of student against the teacher's memory + the reverse).
 
-    Pooled last maps go through a linear layer each (both trained) to the unit sphere. The memories hold an embedding
+    Fits logits alone. Pooled last maps go through a linear layer each (both trained) to the unit sphere. The memories hold an embedding
     of every training sample, updated with momentum; negatives are samples of other classes, as in the authors' table.
     Z is fixed by the first batch.
     """
@@ -59,7 +59,7 @@ class CRD(Distiller):
     name = "crd"
     needs_labels = True
     kinds = ("logits",)
-    misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
+    misfit = HEATMAPS
     parts = ("supervised", "crd")
     reads = ("crd_weight", "crd_negatives", "crd_temperature", "crd_momentum", "crd_dim")
 
@@ -81,6 +81,8 @@ class CRD(Distiller):
                 "method crd needs the label of every training sample at once: give the data set an attribute labels"
             )
         labels = torch.as_tensor(labels, dtype=torch.long)
+        if self.others is not None and len(self.others.order) == len(labels):
+            return  # it goes on with what it remembers
         self.others = OtherClasses(labels)
         shape, reach = (len(labels), self.settings.crd_dim), (self.settings.crd_dim / 3) ** -0.5
         for side in ("student", "teacher"):  # of the authors' code: uniform, of about unit length

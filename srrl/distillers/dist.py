@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srrl.distillers.base import Batch, Distiller, MethodSettings
+from srrl.distillers.base import HEATMAPS, Batch, Distiller, MethodSettings
 from srrl.losses import pearson_distance
 
 
 class DIST(Distiller):
     """L = L_supervised + dist_inter · T² · L_inter + dist_intra · T² · L_intra (Eq. 8 to 10).
 
-    L_inter correlates the class probabilities of each sample, L_intra those of each class over the batch, at
+    Fits logits alone. L_inter correlates the class probabilities of each sample, L_intra those of each class over the batch, at
     temperature T.
     """
 
     name = "dist"
     kinds = ("logits",)
-    misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
+    misfit = HEATMAPS
+    smallest_batch = 2  # over a single sample nothing correlates
     parts = ("supervised", "inter", "intra")
     reads = ("dist_inter", "dist_intra", "dist_temperature")
 

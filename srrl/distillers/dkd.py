@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srrl.distillers.base import Batch, Distiller
+from srrl.distillers.base import HEATMAPS, Batch, Distiller, risen
 
 
 def decoupled(student: Tensor, teacher: Tensor, label: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -28,12 +28,15 @@ def decoupled(student: Tensor, teacher: Tensor, label: Tensor, temperature: floa
 
 
 class DKD(Distiller):
-    """L = L_supervised + w · (dkd_alpha · TCKD + dkd_beta · NCKD), w rising from 0 to 1 over dkd_warmup epochs."""
+    """L = L_supervised + w · (dkd_alpha · TCKD + dkd_beta · NCKD), w rising from 0 to 1 over dkd_warmup epochs.
+
+    Fits logits alone.
+    """
 
     name = "dkd"
     needs_labels = True
     kinds = ("logits",)
-    misfit = "kd, srrl, at, fitnet, ofd, rkd and reviewkd fit heatmaps"
+    misfit = HEATMAPS
     parts = ("supervised", "tckd", "nckd")
     reads = ("dkd_alpha", "dkd_beta", "dkd_temperature", "dkd_warmup")
 
@@ -43,7 +46,7 @@ class DKD(Distiller):
             target = self.teacher(x)
         output = self.student(x)
         tckd, nckd = decoupled(output, target, batch["label"], s.dkd_temperature)
-        rise = (self.epoch / max(s.dkd_warmup, 1)).clamp(max=1)
+        rise = risen(self.epoch, s.dkd_warmup)
         supervised = self.criterion.supervised(output, batch)
         return self.result(
             output, supervised, tckd=(rise * s.dkd_alpha, tckd), nckd=(rise * s.dkd_beta, nckd)

@@ -19,7 +19,7 @@ def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
 class OFD(Distiller):
     """L = L_supervised + ofd_weight · Σ_i 2^(i−n) · d(max(F_T, m), r(F_S)) over the n stages, before their last ReLU.
 
-    r is a 1×1 convolution with BatchNorm, d the partial L2. The margin m of a channel is the mean of the teacher's
+    A stage that ends without a ReLU, as those of MobileNetV2, gives its map itself. r is a 1×1 convolution with BatchNorm, d the partial L2. The margin m of a channel is the mean of the teacher's
     negative responses there (Eq. 5). The authors derive it from the last BatchNorm; here it is measured on the first
     MARGIN_BATCHES training batches, which holds for blocks that add a shortcut too. The teacher is in eval mode, as for
     every method here; the authors' code leaves its BatchNorm in training mode. ofd_weight is theirs for CIFAR.
@@ -35,8 +35,8 @@ class OFD(Distiller):
     ):
         super().__init__(student, teacher, criterion, settings)
         self.before = {
-            "student": PreReLU(student, "student", "ofd"),
-            "teacher": PreReLU(self.teacher, "teacher", "ofd"),
+            "student": PreReLU(student, "student", "ofd", linear=True),
+            "teacher": PreReLU(self.teacher, "teacher", "ofd", linear=True),
         }
         channels = pairs(self.before["student"].channels, self.before["teacher"].channels)
         self.connectors = nn.ModuleList(
@@ -66,10 +66,12 @@ class OFD(Distiller):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         x = self.image(batch)
         with torch.no_grad(), self.before["teacher"].seen() as taught:
-            stages_of(self.teacher, x)
+            taught_maps = stages_of(self.teacher, x)
         with self.before["student"].seen() as learnt:
-            output = head_of("student", self.student, stages_of(self.student, x)[-1])
-        found = pairs([learnt[i] for i in sorted(learnt)], [taught[i].float() for i in sorted(taught)])
+            maps = stages_of(self.student, x)
+            output = head_of("student", self.student, maps[-1])
+        taught = [m.float() for m in self.before["teacher"].of(taught, taught_maps)]
+        found = pairs(self.before["student"].of(learnt, maps), taught)
         self.measure([t for _, t in found])
         distance = output.new_zeros(())
         for i, (student, teacher) in enumerate(found):

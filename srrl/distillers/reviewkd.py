@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings
+from srrl.distillers.base import Batch, Criterion, Distiller, MethodSettings, risen
 from srrl.distillers.stages import PreReLU, pairs, stage_channels
 
 
@@ -87,6 +87,6 @@ class ReviewKD(Distiller):
         for fusion, (student, teacher) in zip(reversed(self.fusions), reversed(found), strict=True):
             compared, deeper = fusion(student, deeper, tuple(teacher.shape[2:]))
             review = review + hierarchical(compared, teacher)
-        rise = (self.epoch / max(self.settings.review_warmup, 1)).clamp(max=1)
+        rise = risen(self.epoch, self.settings.review_warmup)
         supervised = self.criterion.supervised(output, batch)
         return self.result(output, supervised, review=(rise * self.settings.review_weight, review))

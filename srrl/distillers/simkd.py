@@ -59,6 +59,11 @@ class Transferred(nn.Module):
         self.head.eval()
         return self
 
+    def updated(self) -> None:
+        """What the student does after each update of its weights, if anything."""
+        if hasattr(self.trunk, "updated"):
+            self.trunk.updated()
+
     def forward_features(self, x: Tensor) -> Tensor:
         features = self.trunk.forward_features(x)
         if self.shrink is not None:  # as the authors do, before the projector

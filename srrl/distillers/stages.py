@@ -70,34 +70,42 @@ def stages_non_negative(model: nn.Module, name: str) -> list[bool]:
 
 
 class PreReLU:
-    """The maps of a network's stages before the ReLU that ends each of them.
+    """The maps of a network's stages before the ReLU (or ReLU6) that ends each of them.
 
     The last ReLU module of a stage may run several times in one pass (torchvision's blocks share one): its last input
-    counts. Raises UserError unless the ReLU of what was seen is the stage's map.
+    counts. A stage without a ReLU at its end (a linear bottleneck's, say) gives its map as it is where ``linear``.
+    Raises UserError for other stages.
     """
 
-    def __init__(self, model: nn.Module, name: str, method: str):
+    def __init__(self, model: nn.Module, name: str, method: str, *, linear: bool = False):
         inner = model.model if isinstance(model, Frozen) else model
         stages = inner.stage_modules() if hasattr(inner, "stage_modules") else []
-        found = [[m for m in stage.modules() if isinstance(m, nn.ReLU)] for stage in stages]
-        if not stages or not all(found):
-            raise UserError(
-                f"method {method} needs stages that end in a ReLU, which the {name} does not have"
-            )
-        self.last = [relus[-1] for relus in found]
-        self.channels = on_noise(model, name, lambda noise: self._checked(model, noise))
+        found = [[m for m in stage.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))] for stage in stages]
+        self.last = {i: relus[-1] for i, relus in enumerate(found) if relus}
+        self.linear = linear
+        self.channels = on_noise(model, name, lambda noise: self._checked(model, noise)) if stages else []
         if not self.channels:
             raise UserError(
                 f"method {method} needs stages that end in a ReLU, which the {name} does not have"
             )
 
     def _checked(self, model: nn.Module, noise: Tensor) -> list[int]:
+        """Channels of each stage, none where one does not fit; stages that end without a ReLU are left out of ``last``."""
         with self.seen() as before:
             maps = stages_of(model, noise)
-        fits = len(before) == len(maps) and all(
-            before[i].relu().allclose(m) if before[i].shape == m.shape else False for i, m in enumerate(maps)
-        )
-        return [m.shape[1] for m in maps] if fits else []
+        for i, m in enumerate(maps):
+            if i in before and before[i].shape == m.shape:
+                top = 6 if isinstance(self.last[i], nn.ReLU6) else None
+                if before[i].clamp(0, top).allclose(m):
+                    continue
+            if not self.linear or bool(m.min() >= 0):  # what came out of some ReLU is not before one
+                return []
+            self.last.pop(i, None)
+        return [m.shape[1] for m in maps]
+
+    def of(self, before: dict[int, Tensor], maps: list[Tensor]) -> list[Tensor]:
+        """The maps of all stages, from what :meth:`seen` gave and what the stages gave."""
+        return [before.get(i, m) for i, m in enumerate(maps)]
 
     @classmethod
     def where_found(cls, model: nn.Module, name: str) -> PreReLU | None:
@@ -116,7 +124,7 @@ class PreReLU:
             # a ReLU in place would overwrite what is kept
             return lambda module, args: before.__setitem__(i, args[0].clone() if module.inplace else args[0])
 
-        handles = [relu.register_forward_pre_hook(keep(i)) for i, relu in enumerate(self.last)]
+        handles = [relu.register_forward_pre_hook(keep(i)) for i, relu in self.last.items()]
         try:
             yield before
         finally:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_no_task_lists_them(train):
 )
 def test_wrong_keys_and_values(train, override, words):
     refused(train("--task", "faces", override, "--print-config"), *words)
+
+
+@pytest.mark.parametrize("method", ["crd", "dkd", "dist"])
+def test_a_method_that_does_not_fit_the_task_is_refused_before_anything_is_trained(train, photos, method):
+    data = [f"data.train={photos}", f"data.val={photos}", f"data.test={photos}"]
+    refused(
+        train("--task", "faces", f"method={method}", *data, *TINY), f"method {method} compares logits", "heatmaps"
+    )
+    assert not list(Path.cwd().glob("runs/faces/*"))
 
 
 def test_unknown_method(train, photos):

@@ -111,8 +111,11 @@ def test_another_number_of_processes_cannot_go_on_in_the_middle_of_an_epoch(fold
         UserError, match="middle of an epoch by 2 processes, now there is 1.*--nproc-per-node 2"
     ):
         trainer_of(tmp_path, BATCH).fit()
-    torch.save({**state, "step": 0}, tmp_path / "student.pt")
-    trainer_of(tmp_path, BATCH).fit()  # between epochs nothing depends on it
+    torch.save({**state, "step": 0, "epoch": 1}, tmp_path / "student.pt")
+    trainer = trainer_of(tmp_path, BATCH)
+    trainer.fit()  # between epochs nothing depends on it
+    assert trainer.epoch == EPOCHS
+    assert [row["epoch"] for row in trainer.log.rows] == [2, 3]
 
 
 DISTIL = """

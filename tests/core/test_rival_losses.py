@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from srrl_tasks.classification.networks import build_network
 from staged import Staged, batch, make, rows
 from torch import nn
 from toys import CLASSES, softmax
@@ -167,6 +168,29 @@ def test_maps_before_the_last_relu_of_library_networks(name):
     assert len(kept) == len(maps) and min(m.min() for m in kept.values()) < 0
     for i, m in enumerate(maps):
         torch.testing.assert_close(kept[i].relu(), m)
+
+
+def test_maps_of_stages_that_end_in_relu6_or_in_nothing():
+    """MobileNetV1's blocks end in a ReLU6, MobileNetV2's in a BatchNorm, whose map is what others have before their ReLU."""
+    model = build_model("timm/mobilenetv1_100", num_classes=3).eval()
+    before = PreReLU(model, "teacher", "ofd")
+    with torch.no_grad(), before.seen() as kept:
+        maps = model.forward_intermediates(torch.rand(1, 3, 64, 64))
+    assert len(kept) == len(maps) and min(m.min() for m in kept.values()) < 0
+    for i, m in enumerate(maps):
+        torch.testing.assert_close(kept[i].clamp(0, 6), m)
+
+    model = build_network("mobilenetv2", 3, mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    with pytest.raises(UserError, match="needs stages that end in a ReLU"):
+        PreReLU(model, "teacher", "reviewkd")
+    before = PreReLU(model, "student", "ofd", linear=True)
+    with torch.no_grad(), before.seen() as kept:
+        maps = model.forward_intermediates(torch.rand(1, 3, 32, 32))
+    found = before.of(kept, maps)
+    assert [m.shape[1] for m in found] == before.channels
+    for i, m in enumerate(maps):
+        assert found[i] is m if i not in kept else found[i].clamp(0, 6).allclose(m)
+    assert not kept.keys() >= set(range(len(maps)))
 
 
 def test_contrastive_loss_by_a_loop():

@@ -8,6 +8,7 @@ from toys import HeatmapL2, spatial
 
 from srrl.data import KeyedDataset
 from srrl.distillers import crd
+from srrl.distillers.base import MethodSettings
 from srrl.errors import UserError
 from srrl.model import Split
 
@@ -147,3 +148,50 @@ def test_crd_needs_labels_of_the_whole_set_and_more_than_one_class():
     assert KeyedDataset(Labelled()).labels == Labelled.labels
     with pytest.raises(UserError, match="name only one"):
         crd.OtherClasses(torch.zeros(4, dtype=torch.long))
+
+
+def test_crd_goes_on_with_what_it_remembers():
+    """As a second stage does: it meets the data, takes up the first stage's state, and the trainer lets it meet them again."""
+    first, second = make("crd"), make("crd")
+    first.memory_student.fill_(0.25)
+    second.load_trainable_state(first.trainable_state())
+    second.meet(Labelled())
+    assert second.memory_student.eq(0.25).all()
+
+
+@pytest.mark.parametrize("method", ["simkd", "srrl_head"])
+def test_a_student_within_another_network_is_told_of_updates(method):
+    """A binary student clips its weights then."""
+
+    class Counting(Staged):
+        updates = 0
+
+        def updated(self):
+            Counting.updates += 1
+
+    distiller = make(method, student=Counting((4, 5, 6), seed=1))
+    distiller.updated()
+    assert Counting.updates == 1
+
+
+def test_weights_rise_over_a_twelfth_of_the_training_unless_told_otherwise():
+    """The authors' 20 of 240 epochs; a short training must not end before its method has begun."""
+    short = MethodSettings(review_warmup=7).for_epochs(30)
+    assert (short.dkd_warmup, short.review_warmup) == (2, 7)
+    assert MethodSettings().for_epochs(240).dkd_warmup == 20
+    assert MethodSettings(dkd_warmup=0).for_epochs(4).model_dump() | {"review_warmup": None} == {
+        **MethodSettings(dkd_warmup=0).model_dump()
+    }
+    distiller = make("dkd", dkd_warmup=4)
+    shares = []
+    for epoch in range(1, 7):
+        distiller.epoch.fill_(epoch)
+        result = distiller(batch())
+        taught = float(result["loss"] - result["supervised"])
+        shares.append(taught / float(result["tckd"] + 8 * result["nckd"]))
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1], rel=1e-4)
+
+
+def test_dist_needs_two_samples():
+    with pytest.raises(UserError, match="method dist needs a batch_size of 2 or more"):
+        make("dist").train()({k: v[:1] for k, v in batch().items()})

@@ -21,7 +21,7 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.interrupt import GracefulStop, Interrupted
 from srrl.runs import MetricsLog
-from srrl.trainer import Phase, Trainer
+from srrl.trainer import Phase, Trainer, make_accelerator
 
 SAMPLES, EPOCHS, BATCH = 50, 3, 8
 
@@ -49,6 +49,7 @@ def trainer_of(folder: Path, batch_size: int, stop: GracefulStop | None = None) 
         distiller,
         KeyedDataset(Colours(SAMPLES, noise=0.1), seed=6),
         phase,
+        accelerator=make_accelerator("fp32"),  # also where a processor computes in bf16
         validate=lambda model: accuracy(model, val),
         log=MetricsLog(folder / "metrics.csv"),
         stop=stop,
