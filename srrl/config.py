@@ -113,6 +113,10 @@ class RunSettings(MethodSettings):
         description="CPU threads of the networks; None: torch's choice. One is faster for very small ones",
     )
     compile: bool = Field(False, description="torch.compile the training step")
+    sync_batchnorm: bool = Field(
+        True,
+        description="with several processes: BatchNorm over the samples of all; false: each its own, which is faster",
+    )
     optim: OptimSettings = OptimSettings()
     data: DataSettings = DataSettings()
     teacher: TeacherSettings

@@ -18,16 +18,21 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float):
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.decay, self.count = decay, 0
-        self._floats, self._integers = _pairs(self.module, model)
+        self._model, self._listed = model, None
 
     @torch.no_grad()
     def update(self) -> None:
         """One step: average ← average + (1 − decay)·(weights − average); the first one copies."""
         weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 1.0
         self.count += 1
-        torch._foreach_lerp_(*self._floats, weight)
-        if self._integers[0]:
-            torch._foreach_copy_(*self._integers)
+        if (
+            self._listed is None
+        ):  # only now: DDP, which comes later than this object, puts other buffers in their place
+            self._listed = _pairs(self.module, self._model)
+        floats, integers = self._listed
+        torch._foreach_lerp_(*floats, weight)
+        if integers[0]:
+            torch._foreach_copy_(*integers)
 
     def state_dict(self) -> dict:
         """What a checkpoint needs."""

@@ -211,6 +211,7 @@ class Pipeline:
             higher=task.higher,
             workers=cfg.data.workers,
             compile=cfg.compile,
+            sync_batchnorm=cfg.sync_batchnorm,
             limit=self.batches,
             checkpoint=run.checkpoint(phase),
             best_weights=run.weights(phase),
@@ -252,7 +253,9 @@ def check_method_fits(task: Task, cfg: RunSettings) -> None:
     own.teacher.pretrained = own.student.pretrained = False  # weights change nothing of it
     stage = task.stages(own)[0][1]
     teacher = task.build_teacher(own) if distiller_class(own.method).needs_teacher else None
-    build_distiller(own.method, task.build_student(stage), teacher, task.criterion(own), own.method_settings())
+    build_distiller(
+        own.method, task.build_student(stage), teacher, task.criterion(own), own.method_settings()
+    )
 
 
 def weights_of(path: str, name: str) -> Path:

@@ -37,6 +37,25 @@ def state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether this is how the connection to another process broke, which is mostly because that one ended."""
+    import torch.distributed as dist
+
+    words = (
+        "onnection closed by peer",
+        "onnection reset by peer",
+        "Broken pipe",
+        "Socket closed",
+        "NCCL communicator was aborted",
+    )
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+def restarted() -> bool:
+    """Whether torchrun started these processes anew, because earlier ones ended (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def from_first(make: Callable[[], str]) -> str:
     """What ``make`` gives in the first process, in every process. What it raises there ends all, as a UserError in the others."""
     if world_size() == 1:

@@ -82,9 +82,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.dry_run:
         return _dry_run(task, cfg)
-    from srrl.processes import from_first, is_first
+    from srrl.processes import from_first, is_first, restarted
     from srrl.runs import RunFolder, write_text
 
+    if restarted():
+        if args.run_dir is None:
+            raise UserError(
+                "torchrun starts the command anew, and it cannot know its run: give --run-dir DIR"
+            )
+        if RunFolder(args.run_dir).config.is_file():
+            return _go_on(RunFolder(args.run_dir))
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
     with _ours(folder):
         try:
@@ -99,10 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _resume(args: argparse.Namespace) -> int:
-    from srrl.config import read_yaml, resolve
-    from srrl.processes import is_first
-    from srrl.runs import RunFolder, read_json
-    from srrl.task import get_task
+    from srrl.runs import RunFolder
 
     others = (
         args.overrides,
@@ -115,7 +119,16 @@ def _resume(args: argparse.Namespace) -> int:
     )
     if any(others):
         raise UserError("--resume takes a run as it is: leave out the other arguments")
-    folder = RunFolder.open(args.resume)
+    return _go_on(RunFolder.open(args.resume))
+
+
+def _go_on(folder: RunFolder) -> int:
+    """The rest of a run."""
+    from srrl.config import read_yaml, resolve
+    from srrl.processes import is_first
+    from srrl.runs import read_json
+    from srrl.task import get_task
+
     if folder.results.is_file():
         read_json(folder.results)  # or it is damaged, and says so
         print(f"{folder.path} is finished: see {folder.report}")

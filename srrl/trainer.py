@@ -23,6 +23,7 @@ from srrl.errors import RunError, UserError, out_of_memory
 from srrl.interrupt import GracefulStop
 from srrl.progress import EpochProgress
 from srrl.schedule import build_optimizer, rate
+from srrl.shared_norm import share_batchnorm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,7 @@ class Phase:
     workers: int | str = "auto"
     compile: bool = False
     limit: int | None = None  # batches an epoch, for a dry run
+    sync_batchnorm: bool = True  # with several processes
     checkpoint: Path | None = None
     best_weights: Path | None = None
     last_weights: Path | None = None
@@ -124,6 +126,10 @@ class Trainer:
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 raise RunError(self.advice(error)) from error
+            if self.accelerator.num_processes > 1 and processes.is_lost(error):
+                raise RunError(
+                    f"{self.phase.name}: another process of this training has gone; what was saved is intact, go on with --resume"
+                ) from error
             raise
         self.accelerator.wait_for_everyone()
         return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
@@ -148,6 +154,8 @@ class Trainer:
         accelerator, phase = self.accelerator, self.phase
         self.distiller.meet(self.dataset)
         self.distiller.to(accelerator.device, memory_format=self.distiller.memory_format)
+        if accelerator.num_processes > 1 and phase.sync_batchnorm:
+            share_batchnorm(self.distiller)
         self.optimizer = build_optimizer(phase.optim, [self.distiller])
         if phase.optim.ema:
             self.average = MovingAverage(self.distiller.student, phase.optim.ema)
@@ -349,19 +357,19 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """A checkpoint's content into models, optimiser, averages, generators and counters."""
-        world = state["world"]
-        if state["step"] and world != self.accelerator.num_processes:
-            raise UserError(
-                f"{self.phase.checkpoint} was saved in the middle of an epoch by {world} process{'es' * (world > 1)}, now "
-                f"there {'are' if self.accelerator.num_processes > 1 else 'is'} {self.accelerator.num_processes}: go on with "
-                f"as many (torchrun --nproc-per-node {world} …)"
-            )
         if state.get("samples", len(self.dataset)) != len(self.dataset):
             raise UserError(
                 f"{self.phase.checkpoint} was saved while there were {state['samples']} training samples, now there are "
                 f"{len(self.dataset)}: restore the data, or start a new run"
             )
         self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
+        if self.step and state["world"] != self.accelerator.num_processes:
+            # batches are of one process: as many samples of the epoch are taken as seen, but for less than a step
+            self.step = self.step * state["world"] // self.accelerator.num_processes
+            self.say(
+                f"{self.phase.name}: saved by {state['world']} process{'es' * (state['world'] > 1)}, now {self.accelerator.num_processes}: "
+                f"goes on at batch {self.step + 1} of epoch {self.epoch + 1}"
+            )
         self.best, self.last = state["best"], state["last"]
         self.distiller.load_trainable_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

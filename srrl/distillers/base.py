@@ -48,7 +48,9 @@ class MethodSettings(BaseModel):
     dkd_beta: float = Field(8.0, ge=0, description="dkd: weight of the other classes' part")
     dkd_temperature: float = Field(4.0, gt=0)
     dkd_warmup: int | None = Field(
-        None, ge=0, description="dkd: epochs over which its weight rises; None: a twelfth, as the authors' 20 of 240"
+        None,
+        ge=0,
+        description="dkd: epochs over which its weight rises; None: a twelfth, as the authors' 20 of 240",
     )
     dist_inter: float = Field(2.0, ge=0, description="dist: weight of the relation between classes")
     dist_intra: float = Field(2.0, ge=0, description="dist: weight of the relation between samples")
@@ -68,7 +70,6 @@ class MethodSettings(BaseModel):
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"
     )
-
 
     def for_epochs(self, epochs: int) -> MethodSettings:
         """The same with what is left open by the length of the training filled in."""

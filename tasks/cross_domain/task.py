@@ -130,9 +130,9 @@ class _TwoDomains:
                 "teacher.memory keeps what a teacher makes of a batch's pictures alone; here it also goes by the domain that each "
                 "comes from: leave it out, or set cross_domain.teacher_statistics=source"
             )
-        if d.share > 0 and method.needs_labels:
+        if method.needs_labels:
             raise UserError(
-                f"method {cfg.method} needs the label of every sample: with unlabelled ones use srrl, kd, at, …"
+                f"method {cfg.method} needs the label of every sample: in two domains use srrl, kd, at, …"
             )
         if d.share == 1 and not method.teaches_predictions(cfg.method_settings()):
             hint = "added_kd above 0, " if cfg.method == "srrl" else ""

@@ -1,6 +1,7 @@
 """Several processes of one training, started for real by torchrun over gloo, against one process with a larger batch."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_together import BATCH, EPOCHS, SAMPLES, trainer_of
+from train_together import BATCH, EPOCHS, METHODS, SAMPLES, losses_of, trainer_of
 
 from srrl.checkpoint import load_state
 from srrl.data import EpochBatches, train_loader
@@ -44,54 +45,91 @@ def launch(script, *arguments, processes=2, cwd=None, extra=None):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A whole training by two processes, one that the second process's SIGTERM cut in two, and one by one process."""
+    """Every method trained by two processes and by one; a training that a signal to its second process cut in two, one that lost it."""
     root = tmp_path_factory.mktemp("together")
-    for name in ("two", "cut", "one"):
+    for name in ("two", "cut", "one", "lost"):
         (root / name).mkdir()
     script = [HERE / "train_together.py"]
-    whole = launch(script, root / "two")
+    whole = launch(script, root / "two", ",".join(METHODS))
     assert whole.returncode == 0, whole.stderr
-    assert launch(script, root / "cut", STEPS + 3).returncode != 0
+    assert launch(script, root / "cut", "srrl", "SIGTERM", STEPS + 3).returncode != 0
     stopped = [int((root / "cut" / f"stopped-{rank}").read_text()) for rank in range(2)]
-    resumed = launch(script, root / "cut")
+    resumed = launch(script, root / "cut", "srrl")
     assert resumed.returncode == 0, resumed.stderr
-    trainer_of(root / "one", BATCH).fit()
-    return root, stopped, whole.stdout
+    lost = launch(script, root / "lost", "srrl", "SIGKILL", STEPS + 3)
+    losses = {}
+    for method in METHODS:
+        trainer = trainer_of(root / "one", BATCH, method)
+        losses[method] = losses_of(trainer)
+        trainer.fit()
+    return root, stopped, whole.stdout, losses, lost
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(folders):
-    root = folders[0]
-    one, two = (load_file(root / name / "last.safetensors") for name in ("one", "two"))
-    start = trainer_of(root / "one", BATCH).distiller.student.state_dict()
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_train_as_one_with_twice_the_batch(folders, method):
+    """Step by step, BatchNorm of student and connector included, and in every weight and statistic at the end."""
+    root, losses = folders[0], folders[3][method]
+    halves = [json.loads((root / "two" / method / f"losses-{rank}.json").read_text()) for rank in range(2)]
+    assert len(losses) == EPOCHS * STEPS
+    assert [sum(pair) / 2 for pair in zip(*halves, strict=True)] == pytest.approx(losses, rel=1e-4)
+    assert halves[0] != pytest.approx(losses, rel=1e-2)  # each has pictures of its own
+    one, two = (load_file(root / name / method / "last.safetensors") for name in ("one", "two"))
+    start = trainer_of(root / "one", BATCH, method).distiller.student.state_dict()
+    assert any(k.endswith("running_var") for k in one)
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
         assert key.startswith("normalize") or (value - start[key]).abs().max() > 1e-3  # it did train
 
 
+def test_statistics_of_each_process_alone_are_others(folders, tmp_path):
+    """What sync_batchnorm=false gives: the comparison above would notice."""
+    one = load_file(folders[0] / "one" / "none" / "last.safetensors")
+    half = trainer_of(tmp_path, BATCH // 2, "none")
+    half.fit()
+    found = half.distiller.student.state_dict()
+    name = next(k for k in one if k.endswith("running_var"))
+    assert not torch.allclose(found[name], one[name], rtol=1e-2)
+
+
 def test_an_epoch_of_two_processes_passes_over_the_data_once(folders):
     root = folders[0]
-    assert [(root / "two" / f"steps-{rank}").read_text() for rank in range(2)] == [str(EPOCHS * STEPS)] * 2
-    assert load_state(root / "two" / "student.pt")["average"]["count"] == EPOCHS * STEPS
+    assert load_state(root / "two" / "srrl" / "student.pt")["average"]["count"] == EPOCHS * STEPS
 
 
 def test_the_first_process_alone_reports_and_its_means_are_of_all(folders):
-    root, _, stdout = folders
-    assert stdout.count("epoch 1/3") == 1
+    root, _, stdout, *_ = folders
+    assert stdout.count("epoch 1/3") == len(METHODS)
     rows = {}
     for name in ("one", "two"):
-        with open(root / name / "metrics.csv", newline="") as handle:
+        with open(root / name / "srrl" / "metrics.csv", newline="") as handle:
             rows[name] = list(csv.DictReader(handle))
     assert [r["epoch"] for r in rows["two"]] == ["1", "2", "3"]
     for one, two in zip(rows["one"], rows["two"], strict=True):
-        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-4)
+        for key in ("loss", "fm", "sr", "val_top1"):
+            assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-4)
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_resume_is_exact(folders):
-    root, stopped, _ = folders
+    root, stopped, *_ = folders
     assert stopped[0] == stopped[1]
     assert STEPS < stopped[0] <= STEPS + 4
-    whole, cut = (load_file(root / name / "last.safetensors") for name in ("two", "cut"))
+    whole, cut = (load_file(root / name / "srrl" / "last.safetensors") for name in ("two", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
+
+
+def test_a_killed_process_ends_all_and_another_number_of_them_goes_on(folders):
+    root, *_, lost = folders
+    assert lost.returncode != 0
+    said = [line for line in lost.stderr.splitlines() if line.startswith("error:")]
+    assert said == [
+        "error: student: another process of this training has gone; what was saved is intact, go on with --resume"
+    ]
+    trainer = trainer_of(root / "lost", BATCH)
+    trainer.fit()
+    assert [(row["epoch"]) for row in trainer.log.rows] == ["1", 2, 3]
+    one, found = (load_file(root / name / "srrl" / "last.safetensors") for name in ("one", "lost"))
+    for key, value in one.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_parts_of_a_step_are_disjoint_and_together_the_step_of_one_process():
@@ -103,18 +141,17 @@ def test_parts_of_a_step_are_disjoint_and_together_the_step_of_one_process():
     assert list(resumed) == second[2:]
 
 
-def test_another_number_of_processes_cannot_go_on_in_the_middle_of_an_epoch(folders, tmp_path):
-    state = load_state(folders[0] / "two" / "student.pt")
+def test_another_number_of_processes_goes_on_behind_the_samples_that_were_seen(folders, tmp_path):
+    """Three steps of two processes are six of one with batches of the same size; the epoch has twelve."""
+    state = load_state(folders[0] / "two" / "srrl" / "student.pt")
     assert state["world"] == 2
-    torch.save({**state, "step": 3}, tmp_path / "student.pt")
-    with pytest.raises(
-        UserError, match="middle of an epoch by 2 processes, now there is 1.*--nproc-per-node 2"
-    ):
-        trainer_of(tmp_path, BATCH).fit()
-    torch.save({**state, "step": 0, "epoch": 1}, tmp_path / "student.pt")
-    trainer = trainer_of(tmp_path, BATCH)
-    trainer.fit()  # between epochs nothing depends on it
-    assert trainer.epoch == EPOCHS
+    (tmp_path / "srrl").mkdir()
+    torch.save({**state, "epoch": 1, "step": 3}, tmp_path / "srrl" / "student.pt")
+    trainer = trainer_of(tmp_path, BATCH // 2)
+    losses = losses_of(trainer)
+    trainer.fit()
+    whole = SAMPLES // (BATCH // 2)
+    assert (whole, len(losses)) == (12, whole - 6 + whole)
     assert [row["epoch"] for row in trainer.log.rows] == [2, 3]
 
 
