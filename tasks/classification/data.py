@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,12 @@ from srrl.task import Data
 
 from .dataset import FileImages, MemoryImages, central, resize
 from .settings import FORMATS, ClassificationData, ClassificationSettings
-from .sources import Samples, cut, digits, few, folder, picture, size_of, torchvision_set
+from .sources import Samples, cut, digits, expanded, few, folder, picture, size_of, torchvision_set
 
 SMALL = 96  # pictures up to this side are kept in memory
 DIGITS_SIZE = 16
 LARGE_SIZE = 224
+CHUNK = 1024  # pictures that wait to be checked at a time
 
 
 def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
@@ -128,11 +129,11 @@ def _folders(cfg: ClassificationSettings, say: Callable[[str], None]) -> tuple[d
     d = cfg.data
     if not (d.train or d.test):
         raise UserError("data.train is missing: a folder or .tar file with a sub-folder a class")
-    main = Path(d.train or d.test).expanduser()
+    main = expanded(d.train or d.test)
     found = folder(main, say)
     for split, path in (("val", d.val), ("test", d.test if cfg.score == "test" else None)):
         if path and d.train:
-            own = folder(Path(path).expanduser(), say)
+            own = folder(expanded(path), say)
             if split not in own and "train" not in own:
                 raise UserError(f"data.{split}={path} has no {split} pictures, only {', '.join(own)}")
             found[split] = own.get(split) or own["train"]
@@ -145,7 +146,7 @@ def _folders(cfg: ClassificationSettings, say: Callable[[str], None]) -> tuple[d
 
 def data_name(path: Path) -> str:
     """A data set's name for results: the folder, less a split's own name."""
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     return path.parent.name if path.name in ("train", "val", "test") else path.stem
 
 
@@ -209,17 +210,26 @@ def _checked(
                 raise
             return None, str(error)
 
+    images, good, bad = [], np.ones(len(samples), bool), []
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(one, samples.entries, chunksize=64))
-    bad = [message for _, message in found if message]
+        for i, (image, message) in enumerate(_mapped(pool, one, samples.entries)):
+            if message is None:
+                images.append(image)
+            else:
+                good[i] = False
+                bad.append(message)
     if bad:
         say(f"data: {split}: {len(bad)} pictures skipped; the first: {bad[0]}")
-        samples = samples.take(
-            np.array([i for i, (_, message) in enumerate(found) if not message], dtype=int)
-        )
+        samples = samples.take(np.flatnonzero(good))
         if not len(samples):
             raise UserError(f"none of the {len(bad)} pictures of {split} can be decoded; the first: {bad[0]}")
-    return samples, [image for image, message in found if message is None]
+    return samples, images
+
+
+def _mapped(pool: ThreadPoolExecutor, call: Callable, entries: Sequence | np.ndarray) -> Iterator:
+    """pool.map, a bounded number of entries at a time: by itself it makes a future of each entry at once."""
+    for start in range(0, len(entries), CHUNK):
+        yield from pool.map(call, entries[start : start + CHUNK])
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

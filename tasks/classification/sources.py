@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +25,30 @@ STATISTICS = {
     "digits": ((0.3055,) * 3, (0.3762,) * 3),
 }
 DEFAULT_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+# what Pillow raises for a damaged picture, already where it looks at the header
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+)
+# what tarfile and the decompressors below it raise for a damaged archive; the recursion is tarfile's own, over long names
+_BROKEN = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -131,13 +158,13 @@ def torchvision_set(format: str, root: str, split: str, download: bool) -> Sampl
 NO_LABEL = -100  # what torch's cross-entropy leaves out
 
 
-def pictures_in(path: Path) -> Samples:
+def pictures_in(path: Path, say: Callable[[str], None] = print) -> Samples:
     """All pictures of a folder or .tar file, at any depth, without labels; those of its train/ where it has that.
 
     Without it, those in a val/ and a test/ are left out. Raises UserError for a path without pictures, and for an archive
     that is damaged.
     """
-    names, read = _names(path, "expected a folder with pictures, which need no labels")
+    names, read = _names(path, "expected a folder with pictures, which need no labels", say)
     kept = learnable(_parts(path, names))
     names = [n for n, keep in zip(names, kept, strict=True) if keep]
     if not names:
@@ -146,11 +173,23 @@ def pictures_in(path: Path) -> Samples:
     return Samples(names, np.full(len(names), NO_LABEL), (), read, where)
 
 
-def _names(path: Path, expected: str) -> tuple[list[str], Callable[[str], Any]]:
+def expanded(path: str | Path) -> Path:
+    """The path, ~ expanded. Raises UserError where it names a user that is not there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's folder here; write the path without ~") from None
+
+
+def _names(path: Path, expected: str, say: Callable[[str], None]) -> tuple[list[str], Callable[[str], Any]]:
     """Relative names of the pictures in a folder or .tar file, and what reads one."""
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:  # a name longer than the file system allows, a folder without rights
+        raise _unreadable(error, path) from None
+    if not found:
         raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
-    names, read = _archive(path) if path.is_file() else (_files(path), lambda name: path / name)
+    names, read = _archive(path, say) if path.is_file() else (_files(path), lambda name: path / name)
     hidden = lambda name: any(p.startswith(".") or p == "__MACOSX" for p in name.split("/"))  # noqa: E731
     return [n for n in names if not hidden(n)], read
 
@@ -169,7 +208,7 @@ def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]
     Raises UserError for a path without such a layout, and for an archive that is damaged.
     """
     expected = "expected one sub-folder a class, below train/, val/ and test/ where there are splits"
-    names, read = _names(path, expected)
+    names, read = _names(path, expected, say)
     parts = _parts(path, names)
     # pictures two levels below a folder named like a split make it one; otherwise a class may be called "test"
     has_splits = any(split_named(p[0]) and len(p) > 2 for p in parts)
@@ -203,13 +242,32 @@ def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]
 
 
 def _files(path: Path) -> list[str]:
-    """Pictures below a folder, links followed, as relative names in order."""
+    """Pictures below a folder, links followed, as relative names in order.
+
+    A link back to a folder that it lies in is not followed, as the pictures there have their names already. Raises
+    UserError for a sub-folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error, path) from None
+
     found = []
-    for root, folders, names in os.walk(path, followlinks=True):
-        folders.sort()
+    # folder -> the real ones that it was reached through
+    above = {str(path): frozenset([os.path.realpath(path)])}
+    for root, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        through = above.pop(root)
+        real = {name: os.path.realpath(os.path.join(root, name)) for name in folders}
+        folders[:] = sorted(name for name in folders if real[name] not in through)
+        above |= {os.path.join(root, name): through | {real[name]} for name in folders}
         here = Path(root).relative_to(path)
         found += [(here / n).as_posix() for n in names if Path(n).suffix.lower() in IMAGE_EXTENSIONS]
     return sorted(found)
+
+
+def _unreadable(error: OSError, path: Path) -> UserError:
+    return UserError(
+        f"{error.filename or path}: cannot be read ({error.strerror or error}); check the path and its rights"
+    )
 
 
 def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
@@ -220,26 +278,41 @@ def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
             return opened.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*_DAMAGE, Image.DecompressionBombError):
         return None
 
 
-def _archive(path: Path) -> tuple[list[str], Callable[[str], Any]]:
-    """Names and reader of a .tar file, whose contents are kept in memory."""
+def _archive(path: Path, say: Callable[[str], None]) -> tuple[list[str], Callable[[str], Any]]:
+    """Names and reader of a .tar file, whose contents are kept in memory: nothing is written anywhere.
+
+    Pictures that are links or devices there, or whose names lead out of the archive, are left out and counted.
+    """
     contents: dict[str, bytes] = {}
+    reading, left_out = "", 0
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in IMAGE_EXTENSIONS:
+                if member.isdir() or Path(member.name).suffix.lower() not in IMAGE_EXTENSIONS:
+                    continue
+                if member.isfile() and not member.name.startswith("/") and ".." not in member.name.split("/"):
+                    reading = " in " + " ".join(member.name.split())[:120]
                     contents[member.name.removeprefix("./")] = archive.extractfile(member).read()
+                    reading = ""
+                else:
+                    left_out += 1
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(512) != bytes(
                 512
             ):  # what ends every archive; tarfile itself does not miss it
                 raise tarfile.ReadError("it ends too early")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path.absolute()}: not a readable .tar file ({reason}): fetch it again") from None
+    except _BROKEN as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
+        raise UserError(
+            f"{path.absolute()}: not a readable .tar file ({reason}{reading}): fetch it again"
+        ) from None
+    if left_out:
+        what = "pictures that are links or devices, or whose names lead out of the archive"
+        say(f"data: {path}: {left_out} {what}, are left out")
     return sorted(contents), lambda name: contents[name]
 
 
@@ -253,7 +326,8 @@ def picture(samples: Samples, entry: Any) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(found)) as opened:
             return to_rgb(opened)
-    except (OSError, UserError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UserError, *_DAMAGE, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"image {samples.name(entry)} cannot be decoded ({error}): replace or remove it"
+            f"image {samples.name(entry)} cannot be decoded ({reason}): replace or remove it"
         ) from None

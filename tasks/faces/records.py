@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,37 @@ from srrl.errors import UserError
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 # What Pillow raises for a damaged file, depending on the format and the place of the damage.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, struct.error)
+_PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+)
+
+# A picture for training has no more; Pillow refuses larger ones as well.
+MAX_PIXELS = 178_956_970
+
+# Pictures whose checks wait in the thread pool at a time.
+CHUNK = 1024
+
+# Most formats have none, and a million records need not hold a million empty ones.
+_NO_ATTRIBUTES: Mapping[str, int] = {}
 
 # Annotations were drawn on the stored pixels, so a camera's orientation tag must not turn the picture under
 # them.
 _DECODE_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-@dataclass(frozen=True, eq=False)
+# What OpenCV says where memory runs out, in its own allocator and in C++'s.
+_NO_MEMORY = ("Insufficient memory", "Failed to allocate", "bad_alloc")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class FaceRecord:
     """One face of a data set.
 
@@ -38,7 +61,7 @@ class FaceRecord:
     rect: (xmin, ymin, xmax, ymax) in pixels as the data set gives it, or None.
     crop_rect: a rectangle found in the picture (by a detector, around predicted points), to crop by in the place of `rect`.
     visible: (K,) bool, False where the point is occluded (still labelled) or unlabelled; None where unknown.
-    attributes: for example the six bits of WFLW.
+    attributes: for example the six bits of WFLW; not to be changed, as records share them.
     subsets: names of the evaluation subsets this face belongs to.
     undetected: the face detector missed this face (set for the evaluation protocol "detector"): it counts as a
     failure.
@@ -51,7 +74,7 @@ class FaceRecord:
     rect: tuple[float, float, float, float] | None = None
     crop_rect: tuple[float, float, float, float] | None = None
     visible: np.ndarray | None = None
-    attributes: dict[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, int] = field(default_factory=lambda: _NO_ATTRIBUTES)
     subsets: tuple[str, ...] = ()
     undetected: bool = False
 
@@ -120,22 +143,64 @@ def decode_image(data: bytes, source: object) -> np.ndarray:
     """Decode an encoded image to (H, W, 3) uint8 RGB, stored orientation; grey becomes three channels.
 
     Raises UserError naming `source` when the bytes are no image, are cut short or describe too large a
-    picture.
+    picture, and MemoryError when there is too little memory for a good one.
     """
-    problem = "it is empty" if not data else _cut_short(data)
-    pixels = None
+    problem = "it is empty" if not data else _too_large(data) or _cut_short(data)
     if not problem:
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE_FLAGS)
-        except cv2.error:
-            pixels = None
+            if pixels is not None:
+                return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        except cv2.error as error:
+            # The picture may be good: on_error=skip must not drop it.
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise MemoryError(f"too little memory to decode {source}") from None
         problem = "not an image that OpenCV can decode"
-    if pixels is None:
-        raise UserError(
-            f"{source}: the image does not decode ({problem}); replace it, remove its annotation, or skip "
-            "bad images with on_error=skip"
-        )
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    raise UserError(
+        f"{source}: the image does not decode ({problem}); replace it, remove its annotation, or skip "
+        "bad images with on_error=skip"
+    )
+
+
+def _too_large(data: bytes) -> str:
+    """Why a picture has too many pixels, or "": what its header says, before memory is taken for them."""
+    if data.startswith(b"\x89PNG") and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+    elif data.startswith(b"\xff\xd8"):
+        width, height = _jpeg_size(data)
+    else:  # rarer formats: Pillow's look at the header takes longer
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError:
+            return f"it has more than {MAX_PIXELS // 10**6} megapixels"
+        except _PILLOW_ERRORS:
+            return ""  # the decoder judges
+    if width * height <= MAX_PIXELS:
+        return ""
+    return f"its {width}x{height} pixels are more than {MAX_PIXELS // 10**6} megapixels"
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """(width, height) from the frame header of a JPEG file; (0, 0) where there is none."""
+    at = 2
+    for _ in range(1000):  # segments; files have a few dozen at most
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 9 > len(data):
+            break
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        if marker == 0xFF:  # filling
+            at += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # without a length
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0, 0
 
 
 def _cut_short(data: bytes) -> str:
@@ -150,7 +215,7 @@ def _cut_short(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except _PILLOW_ERRORS:
+    except (*_PILLOW_ERRORS, Image.DecompressionBombError):
         return "the file is cut short"
     return ""
 
@@ -164,7 +229,7 @@ def image_size(record: FaceRecord) -> tuple[int, int]:
     try:
         with Image.open(record.image) as image:
             return image.height, image.width
-    except _PILLOW_ERRORS:
+    except (*_PILLOW_ERRORS, Image.DecompressionBombError):
         # A format that only OpenCV knows, or a bad file: decoding decides, and names it.
         return decode_image(read_bytes(record.image), record.image).shape[:2]
 
@@ -206,7 +271,7 @@ def verify_images(
         groups.setdefault(record.image if record.image is not None else ("loader", index), []).append(index)
     problems: dict[int, str] = {}
     with ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for found in pool.map(lambda members: _problems(records, members), groups.values()):
+        for found in _mapped(pool, lambda members: _problems(records, members), list(groups.values())):
             problems.update(found)
     reasons = [problems[index] for index in sorted(problems)]
     if reasons and on_error != "skip":
@@ -216,6 +281,12 @@ def verify_images(
     if reasons and not good:
         raise UserError(f"none of the {len(records)} faces has a usable picture; the first: {reasons[0]}")
     return Records(good, records.format, records.split, records.skipped + reasons, records.notes)
+
+
+def _mapped(pool: ThreadPoolExecutor, call: Callable, items: Sequence) -> Iterator:
+    """pool.map, a bounded number of items at a time: by itself it makes a future of each item at once."""
+    for start in range(0, len(items), CHUNK):
+        yield from pool.map(call, items[start : start + CHUNK])
 
 
 def _problems(records: Records, members: list[int]) -> dict[int, str]:

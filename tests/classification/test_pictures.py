@@ -1,7 +1,13 @@
 """Pictures of classes: splits, archives, the batched augmentation, and both kinds of data set."""
 
+import bz2
 import io
+import lzma
+import os
+import struct
 import tarfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -223,6 +229,130 @@ def test_damaged_archives_are_refused_in_one_line(damage, tmp_path):
     with pytest.raises(UserError, match=match) as error:
         prepared(data={"train": str(archive)})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_damage_inside_of_a_compressed_archive_names_the_picture(kind, tmp_path):
+    plain, rng = io.BytesIO(), np.random.default_rng(0)
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for i in range(2):
+            info = tarfile.TarInfo(f"train/ant/{i}.png")
+            info.size = 300_000
+            tar.addfile(info, io.BytesIO(rng.bytes(300_000)))
+    if kind == "gz":
+        packer = zlib.compressobj(wbits=31)
+        content = packer.compress(plain.getvalue()[:400_000]) + packer.flush(zlib.Z_FULL_FLUSH)
+        content += b"\x07" * 1000  # a block of a type that there is not
+    else:
+        whole = plain.getvalue()
+        content = bytearray(bz2.compress(whole, 1) if kind == "bz2" else lzma.compress(whole))
+        content[480_000:480_064] = bytes(64)
+    (tmp_path / f"set.tar.{kind}").write_bytes(content)
+    expected = r"set.tar.* not a readable .tar file \(.* in train/ant/1.png\): fetch it again"
+    with pytest.raises(UserError, match=expected) as error:
+        folder(tmp_path / f"set.tar.{kind}")
+    assert "\n" not in str(error.value)
+
+
+def test_what_leads_out_of_an_archive_is_left_out(tmp_path):
+    """Links, devices, absolute names and those with .. are counted, never followed, and nothing is written."""
+    inside = tmp_path / "in/side"
+    inside.mkdir(parents=True)
+    write(tmp_path / "secret.png", 77)
+    picture = (tmp_path / "secret.png").read_bytes()
+    with tarfile.open(inside / "set.tar", "w") as tar:
+        for name in ("ant/0.png", "bee/0.png", "../../up.png", "ant/../../up.png", f"{tmp_path}/abs.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture)
+            tar.addfile(info, io.BytesIO(picture))
+        links = {
+            "soft": tarfile.SYMTYPE,
+            "hard": tarfile.LNKTYPE,
+            "device": tarfile.CHRTYPE,
+            "pipe": tarfile.FIFOTYPE,
+        }
+        for name, kind in links.items():
+            info = tarfile.TarInfo(f"ant/{name}.png")
+            info.type, info.linkname = kind, f"{tmp_path}/secret.png" if name == "soft" else "ant/0.png"
+            tar.addfile(info)
+    before, said = sorted(tmp_path.rglob("*")), []
+    found = folder(inside / "set.tar", said.append)["train"]
+    assert found.entries == ["ant/0.png", "bee/0.png"] and found.classes == ("ant", "bee")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert len(said) == 1 and "7 pictures that are links or devices, or whose names lead out" in said[0]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bad"), TypeError(), struct.error("short"), EOFError(), SyntaxError("x")]
+)
+def test_whatever_pillow_raises_names_archive_and_picture(error, tmp_path, monkeypatch):
+    archive = pack(write_set(tmp_path / "set", splits=("",)), tmp_path / "set.tar")
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("PIL.Image.open", fail)
+    for size in (None, 16):  # looked at for the usual size, and decoded
+        with pytest.raises(UserError, match=r"set.tar/\w+/\d.png cannot be decoded \(.+\)") as found:
+            data, _ = prepared(data={"train": str(archive), "val_fraction": 0.3}, image_size=size)
+            data.train[0]
+        assert "\n" not in str(found.value)
+
+
+def test_folders_that_cannot_be_read_and_paths_that_mean_nothing(tmp_path, monkeypatch):
+    for key in ("train", "test"):
+        with pytest.raises(UserError, match="no such user's folder"):
+            prepared(data={key: "~no-such-user-here/set"})
+    write_set(tmp_path / "set")
+    with pytest.raises(UserError, match="no such user's folder"):
+        prepared(data={"train": str(tmp_path / "set"), "val": "~no-such-user-here/set"})
+    with pytest.raises(UserError, match="File name too long"):
+        prepared(data={"train": str(tmp_path / ("x" * 300))})
+    scandir = os.scandir
+
+    def guarded(path="."):
+        if os.fspath(path).endswith("bee"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UserError, match=r"set/test/bee: cannot be read \(Permission denied\)"):
+        prepared(data={"train": str(tmp_path / "set")})
+
+
+def test_links_back_are_not_followed_and_others_are(tmp_path):
+    """A link to a folder above it would repeat the set; one split that links to another is meant."""
+    write_set(tmp_path, splits=("train", "val"))
+    (tmp_path / "test").symlink_to(tmp_path / "val")
+    (tmp_path / "train/ant/up").symlink_to(tmp_path)
+    (tmp_path / "train/bee/self").symlink_to(".")
+    (tmp_path / "train/bee/other").symlink_to(tmp_path / "train/cat")
+    (tmp_path / "train/cat/other").symlink_to(tmp_path / "train/bee")
+    found = folder(tmp_path)
+    assert {s: len(v) for s, v in found.items()} == {"train": 20, "val": 12, "test": 12}
+    assert [e for e in found["train"].entries if "other" in e] == [
+        f"train/{c}/other/{i}.png" for c in ("bee", "cat") for i in range(4)
+    ]
+
+
+def test_pictures_are_checked_some_at_a_time(tmp_path, monkeypatch):
+    """Thread pools make a future of each item that map is given."""
+    given, whole = [], ThreadPoolExecutor.map
+
+    def spied(pool, call, items, **options):
+        given.append(len(items))
+        return whole(pool, call, items, **options)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "map", spied)
+    monkeypatch.setattr("srrl_tasks.classification.data.CHUNK", 5)
+    write_set(tmp_path / "set")
+    (tmp_path / "set/train/bee/1.png").write_bytes(b"nothing of the kind")
+    data, _ = prepared(data={"train": str(tmp_path / "set"), "on_error": "skip"}, image_size=12)
+    assert given == [5, 5, 2] * 3
+    assert data.train.images[:, 0, 0, 0].tolist() == [
+        60 * c + i for c in range(3) for i in range(4) if (c, i) != (1, 1)
+    ]
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def test_wrong_keys_and_values(train, override, words):
 def test_a_method_that_does_not_fit_the_task_is_refused_before_anything_is_trained(train, photos, method):
     data = [f"data.train={photos}", f"data.val={photos}", f"data.test={photos}"]
     refused(
-        train("--task", "faces", f"method={method}", *data, *TINY), f"method {method} compares logits", "heatmaps"
+        train("--task", "faces", f"method={method}", *data, *TINY),
+        f"method {method} compares logits",
+        "heatmaps",
     )
     assert not list(Path.cwd().glob("runs/faces/*"))
 

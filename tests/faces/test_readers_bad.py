@@ -1,14 +1,20 @@
 """Bad annotations and pictures: each gives one line that names it, or is dropped and counted when asked."""
 
 import json
+import os
 import shutil
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 from face_files import FILES, path_of, some_points, write_image, write_pts
-from srrl_tasks.faces.readers import detect, read
+from srrl_tasks.faces.readers import detect, has_split, read
+from srrl_tasks.faces.readers import detection as detection_module
 from srrl_tasks.faces.records import (
+    MAX_PIXELS,
     FaceRecord,
     Records,
     check_points,
@@ -165,16 +171,51 @@ def test_bad_wflw_lines_are_named(tmp_path, edit, words):
         ({"bbox": [5, 5, 0, 9]}, "has no area"),
         ({"bbox": [5, 5]}, "expected x, y, width, height"),
         ({"image_id": 8}, "names no entry"),
+        ({"image_id": [7]}, "image_id is no number or text"),
+        ({"image_id": {"id": 7}}, "image_id is no number or text"),
+        ({"image_id": None}, "image_id is no number or text"),
+        ({"image_id": 9}, "cannot be looked up"),
+        ({"image_id": 10}, r"'a\x00.png' is missing"),
+        ({"keypoints": [10**400, 2, 2] * 68}, "keypoints is not a list of numbers"),
+        ({"bbox": [1, 2, [3], 4]}, "bbox is not a list of numbers"),
+        ({"bbox": [1, 2, 3, 10**400]}, "bbox is not a list of numbers"),
+        ({"center": [50, 60], "scale": [[1], [2, 3]]}, "scale is not a list of numbers"),
+        ({"center": [50, 60], "scale": {"x": 1}}, "scale is not a list of numbers"),
+        ({"center": [50, 60], "scale": 10**400}, "scale is not a list of numbers"),
+        ({"center": [[50], [60, 1]], "scale": 1}, "center is not a list of numbers"),
     ],
 )
 def test_bad_coco_annotations_are_named(tmp_path, change, words):
     write_image(tmp_path / "a.png")
     good = {"image_id": 7, "keypoints": [v for x, y in GOOD for v in (x, y, 2)]}
-    content = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": [good, {**good, **change}]}
+    images = [
+        {"id": 7, "file_name": "a.png"},
+        {"id": [8], "file_name": "a.png"},  # no id that a face could name
+        {"file_name": "a.png"},
+        {"id": 9, "file_name": "a" * 300 + ".png"},  # longer than file systems allow
+        {"id": 10, "file_name": "a\0.png"},
+    ]
+    content = {"images": images, "annotations": [good, {**good, **change}]}
     (tmp_path / "k.json").write_text(json.dumps(content))
     text = message_of(read, tmp_path / "k.json")
     assert words in text and "annotations[1]" in text
     assert len(read(tmp_path / "k.json", on_error="skip")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "too deep"),
+        ('{"images": [], "annotations": ' + "[" * 5000 + "]" * 5000 + "}", "too deep"),
+        ('{"images": [' + "9" * 5000 + '], "annotations": []}', "more digits"),
+        ('{"images": [}', "line 1: not JSON"),
+    ],
+)
+def test_json_that_python_does_not_take(tmp_path, text, words):
+    (tmp_path / "k.json").write_text(text)
+    for on_error in ("raise", "skip"):
+        found = message_of(read, tmp_path / "k.json", on_error=on_error)
+        assert words in found and "k.json" in found
 
 
 XY = ",".join(f"{v}" for point in GOOD for v in point)
@@ -205,6 +246,244 @@ def test_bad_csv_rows_are_named(tmp_path, row, words, first):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.png\nb.png\n", "no value beside the image name 'a.png'"),
+        ("image\na.png\n", "no value beside the image name 'a.png'"),
+        ("0,a.png\n1,b.png\n", "no value beside the image name 'a.png'"),
+        ("a.png," + XY + "\na.png," + "1" * 200_000, "line 2: not a CSV table (field larger"),
+        ("a" * 300 + ".png," + XY, "line 1: its image 'aaa"),
+        ("a\0.png," + XY, r"line 1: its image 'a\x00.png' is missing"),
+    ],
+    ids=["names", "header", "numbers", "long-cell", "long-name", "nul"],
+)
+def test_tables_that_are_none_are_named(tmp_path, text, words):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "k.csv").write_text(text)
+    found = message_of(read, tmp_path / "k.csv")
+    assert words in found and "k.csv" in found and len(found) < 400 + len(str(tmp_path))
+
+
+@pytest.fixture
+def aflw(tmp_path):
+    """A copy of the AFLW files and a way to write their table with changes."""
+    from scipy.io import loadmat, savemat
+
+    shutil.copytree(FILES / "aflw", tmp_path / "aflw")
+    file = tmp_path / "aflw/AFLWinfo_release.mat"
+    file.chmod(0o644)
+    table = {k: v for k, v in loadmat(file).items() if not k.startswith("__")}
+
+    def write(**changes):
+        savemat(file, {**table, **changes})
+        return file
+
+    write.table = table
+    return write
+
+
+def cells(*values):
+    """A MATLAB cell array, one column."""
+    made = np.empty((len(values), 1), dtype=object)
+    made[:, 0] = values
+    return made
+
+
+@pytest.mark.parametrize("cell", [np.zeros((0, 0)), "", 3.0, cells("x", "y"), cells(np.zeros(0)), {"a": 1}])
+def test_an_aflw_face_without_a_name_is_named(aflw, cell):
+    names = aflw.table["nameList"].copy()
+    names.ravel()[1] = cell
+    file = aflw(nameList=names)
+    assert "face 2: nameList holds no image name" in message_of(read, file)
+    records = read(file, on_error="skip")
+    assert len(records) == len(names.ravel()) - 1 and len(records.skipped) == 1
+
+
+@pytest.mark.parametrize("name", ["data", "bbox", "mask_new", "ra"])
+@pytest.mark.parametrize("kind", ["sparse", "struct", "cells", "text"])
+def test_aflw_arrays_of_another_kind_are_named(aflw, name, kind):
+    from scipy.sparse import csc_matrix
+
+    value = aflw.table[name]
+    other = {
+        "sparse": lambda: csc_matrix(np.asarray(value, np.float64)),
+        "struct": lambda: {"a": value},
+        "cells": lambda: value.astype(object),
+        "text": lambda: "text",
+    }[kind]()
+    file = aflw(**{name: other})
+    for on_error in ("raise", "skip"):
+        found = message_of(read, file, on_error=on_error)
+        assert f"{file}: {name} is no array of plain numbers" in found
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_type_that_is_none_is_a_damaged_file(aflw, compressed):
+    """It ends the whole process where scipy.io reads it."""
+    file = aflw()
+    data = file.read_bytes()
+    size = 8 + struct.unpack("<I", data[132:136])[0]
+    first, rest = data[128 : 128 + size], data[128 + size :]
+    at = first.index(struct.pack("<II", 9, 4 * 4 * 8))  # the numbers of bbox, doubles
+    for kind in (9, 158, 8, 14, 16):
+        changed = first[:at] + bytes([kind]) + first[at + 1 :]
+        if compressed:
+            changed = zlib.compress(changed)
+            changed = struct.pack("<II", 15, len(changed)) + changed
+        file.write_bytes(data[:128] + changed + rest)
+        if kind == 9:
+            assert len(read(file)) == 4
+        else:
+            found = message_of(read, file)
+            assert f"{file}: not a MATLAB v5 file, or damaged (the array bbox has 128 bytes of type" in found
+
+
+def cofw_file(path, change=lambda file: None, picture=None):
+    """One face in COFW's layout."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        picture = np.zeros((3, 40, 30), np.uint8) if picture is None else picture
+        file.create_dataset("#refs#/a", data=picture)
+        references = np.array([[file["#refs#/a"].ref]], dtype=h5py.ref_dtype)
+        file.create_dataset("IsTr", data=references, dtype=h5py.ref_dtype)
+        phis = np.r_[np.arange(1.0, 30), np.arange(2.0, 31), np.zeros(29)][:, None]
+        file.create_dataset("phisTr", data=phis)
+        file.create_dataset("bboxesTr", data=np.array([[1.0], [1], [10], [10]]))
+        change(file)
+    return path
+
+
+def replaced(name, **options):
+    def change(file):
+        del file[name]
+        file.create_dataset(name, **options) if options else file.create_group(name)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("IsTr", {}),
+        ("phisTr", {}),
+        ("bboxesTr", {"data": np.array([b"text"] * 4)}),
+        ("phisTr", {"data": np.zeros((87, 1), [("a", "f8"), ("b", "f8")])}),
+        ("phisTr", {"shape": (87, 1 << 50), "chunks": (87, 1), "dtype": "f8"}),
+    ],
+    ids=["images-group", "points-group", "text", "compound", "endless"],
+)
+def test_cofw_arrays_of_another_kind_are_one_line(tmp_path, name, options):
+    file = cofw_file(tmp_path / "COFW_train_color.mat", replaced(name, **options))
+    for on_error in ("raise", "skip"):
+        found = message_of(read, file, on_error=on_error)
+        assert str(file) in found and "its arrays cannot be read, the file is damaged" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "picture"),
+    [
+        (replaced("IsTr", data=np.array([[7.0]])), None),
+        (lambda file: file["IsTr"].write_direct(np.array([[None]], dtype=file["IsTr"].dtype)), None),
+        (lambda file: file.__delitem__("#refs#/a"), None),
+        (lambda file: None, np.array([[b"x"] * 3])),
+        (lambda file: None, np.zeros((3, 40, 30), [("a", "u1")])),
+    ],
+    ids=["numbers", "null", "nowhere", "text", "compound"],
+)
+def test_a_cofw_picture_that_cannot_be_read_is_one_line(tmp_path, change, picture):
+    file = cofw_file(tmp_path / "COFW_train_color.mat", change, picture)
+    (record,) = read(file)
+    found = message_of(record.load)
+    assert str(file) in found and "picture 1 of IsTr" in found
+    assert "none of the 1 faces" in message_of(verify_images, [record], on_error="skip")
+
+
+@pytest.mark.parametrize("word", [b"TREE", b"SNOD", b"HEAP"])
+def test_a_damaged_tree_inside_cofw_is_one_line(tmp_path, word):
+    data = (FILES / "COFW_test_color.mat").read_bytes()
+    assert word in data
+    file = tmp_path / "COFW_test_color.mat"
+    file.write_bytes(data.replace(word, b"XXXX"))
+    assert f"{file}: its arrays cannot be read" in message_of(read, file)
+
+
+@pytest.mark.parametrize("name", ["COFW_test_color.mat", "aflw/AFLWinfo_release.mat"])
+def test_changed_bytes_in_matlab_files_are_taken_or_refused(tmp_path, name):
+    shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).chmod(0o644)
+    data, refused = (tmp_path / name).read_bytes(), 0
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        changed = bytearray(data)
+        for at in rng.integers(0, 2600, 3):  # where both have their tables
+            changed[at] ^= int(rng.integers(1, 256))
+        (tmp_path / name).write_bytes(changed)
+        try:
+            read(tmp_path / name)
+        except UserError as error:
+            assert name in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 15
+
+
+def test_a_folder_is_no_annotation_file(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    (tmp_path / "x.csv").mkdir()
+    assert "no known annotation format" in message_of(detect, tmp_path)
+    shutil.copytree(FILES / "coco", tmp_path, dirs_exist_ok=True)
+    assert detect(tmp_path) == "coco" and len(read(tmp_path)) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"annotations": [], "keypoints": ' + " " * 500, True),
+        ('\ufeff \n{"images": [' + " " * 57 + '], "annotations": [{"keypoints": []}]}', True),
+        ('["annotations", "keypoints"]', False),
+        ('{"annotations": []}', False),
+    ],
+)
+@pytest.mark.parametrize("block", [17, 64, 1 << 20])
+def test_json_is_recognised_block_by_block(tmp_path, text, found, block, monkeypatch):
+    monkeypatch.setattr(detection_module, "BLOCK", block)
+    (tmp_path / "k.json").write_text(text, encoding="utf-8")
+    assert (detection_module._of_folder(tmp_path) == "coco") == found
+
+
+def test_paths_that_the_system_does_not_take(tmp_path):
+    assert "no such user's folder" in message_of(read, "~no-such-user-here/faces")
+    assert "no such user's folder" in message_of(has_split, "~no-such-user-here/faces", "ibug", "val")
+    for call in (read, detect):
+        assert "File name too long" in message_of(call, tmp_path / ("x" * 300))
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    assert "no such file or folder" in message_of(read, tmp_path / "round")
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    write_image(folder / "part/good5.png")
+    write_pts(folder / "part/good5.pts", GOOD)
+    assert len(read(folder)) == 3
+    scandir = os.scandir
+
+    def guarded(path="."):
+        if os.fspath(path).endswith("part"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    for on_error in ("raise", "skip"):
+        found = message_of(read, folder, on_error=on_error)
+        assert str(folder / "part") in found and "cannot be read (Permission denied)" in found
+    for name in ("good0", "good9"):
+        (folder / f"{name}.pts").unlink()
+    assert str(folder / "part") in message_of(detect, folder)
+    monkeypatch.setattr(os, "listdir", lambda path: guarded(str(path) + "/part"))
+    monkeypatch.setattr("pathlib.Path.iterdir", lambda path: guarded(path / "part"))
+    assert "cannot be read (Permission denied)" in message_of(detect, folder)
+
+
 def test_pictures_that_do_not_decode(folder):
     write_image(folder / "good5.jpg", 300, 300)
     write_pts(folder / "good5.pts", GOOD)
@@ -218,6 +497,92 @@ def test_pictures_that_do_not_decode(folder):
         kept = verify_images(records, on_error="skip")
         assert [r.name for r in kept] == ["good0.png", "good9.png"] and kept.skipped == [text]
         assert kept.format == "ibug"
+
+
+def png_head(width, height):
+    """A PNG file of one row that says it has more."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(3 * width + 1))),
+        (b"IEND", b""),
+    ]
+    made = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+
+def jpeg_head(width, height, end=b"\xff\xd9"):
+    """A small JPEG file that says it is larger, with a fill byte before its frame."""
+    data = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    at = data.index(b"\xff\xc0")
+    frame = data[at : at + 5] + struct.pack(">HH", height, width)
+    return data[:at] + b"\xff" + frame + data[at + 9 : -2] + end
+
+
+def bmp_head(width, height):
+    data = cv2.imencode(".bmp", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    return data[:18] + struct.pack("<ii", width, height) + data[26:]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (png_head(20_000, 20_000), "its 20000x20000 pixels are more than 178 megapixels"),
+        (jpeg_head(20_000, 10_000), "its 20000x10000 pixels are more than 178 megapixels"),
+        (jpeg_head(60_000, 60_000, b""), "its 60000x60000 pixels are more than 178 megapixels"),
+        (bmp_head(20_000, 20_000), "it has more than 178 megapixels"),
+        (jpeg_head(400, 400, b""), "cut short"),
+        (b"\xff\xd8" + b"\xff" * 5000, "cut short"),
+    ],
+    ids=["png", "jpeg", "jpeg-cut", "bmp", "small-cut", "filling"],
+)
+def test_too_many_pixels_are_refused_before_they_are_decoded(folder, data, words, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: pytest.fail("it is decoded"))
+    (folder / "good0.png").write_bytes(data)
+    record = read(folder)[0]
+    found = message_of(record.load)
+    assert words in found and "good0.png" in found
+    if "megapixels" in words:
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)  # as Pillow refuses them in its way
+        assert "good0.png" in message_of(image_size, record)
+
+
+def test_the_limit_is_that_of_pillow():
+    from PIL import Image
+
+    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    "words", ["error: (-4:Insufficient memory) Failed to allocate 6220800000 bytes", "std::bad_alloc"]
+)
+@pytest.mark.parametrize("call", ["imdecode", "cvtColor"])
+def test_too_little_memory_drops_no_picture(folder, words, call, monkeypatch):
+    def fail(*args):
+        raise cv2.error(words)
+
+    records = read(folder)
+    monkeypatch.setattr(cv2, call, fail)
+    with pytest.raises(MemoryError, match="good0.png"):
+        verify_images(records, on_error="skip", workers=1)
+
+
+def test_pictures_are_verified_some_at_a_time(folder, monkeypatch):
+    """Thread pools make a future of each item that map is given."""
+    given, whole = [], ThreadPoolExecutor.map
+
+    def spied(pool, call, items):
+        given.append(len(items))
+        return whole(pool, call, items)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "map", spied)
+    monkeypatch.setattr("srrl_tasks.faces.records.CHUNK", 2)
+    for i in range(1, 4):
+        write_image(folder / f"good{i}.png")
+        write_pts(folder / f"good{i}.pts", GOOD)
+    (folder / "good2.png").write_bytes(b"no picture")
+    kept = verify_images(read(folder), on_error="skip")
+    assert [r.name for r in kept] == [f"good{i}.png" for i in (0, 1, 3, 9)] and len(kept.skipped) == 1
+    assert given == [2, 2, 1]
 
 
 def test_a_whole_jpeg_with_trailing_data_decodes(tmp_path):

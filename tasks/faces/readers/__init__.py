@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +20,15 @@ from srrl.errors import UserError
 
 from ..records import Records
 from ..schemes import SCHEMES
-from .common import SPLIT_ALIASES, Issues, annotation_files, split_folders, split_of
+from .common import (
+    SPLIT_ALIASES,
+    Issues,
+    annotation_files,
+    expanded,
+    split_folders,
+    split_of,
+    unreadable,
+)
 
 
 @dataclass(frozen=True)
@@ -91,21 +102,24 @@ def read(
     format = format or detect(path)
     split = _known_split(format, split)
     issues = Issues(on_error, f"the {format} layout is {FORMATS[format].layout}")
-    records = importlib.import_module(f".{FORMATS[format].module}", __name__).read(path, split, issues)
+    module = importlib.import_module(f".{FORMATS[format].module}", __name__)
+    with _rights(path):
+        records = module.read(path, split, issues)
     return _finish(Records(records, format, split), path, issues)
 
 
 def has_split(path: str | PathLike, format: str, split: str) -> bool:
     """True where the folder `path` has annotations of its own for that split of that format."""
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        return False
-    if format == "ibug":
-        return split in split_folders(path)
-    if format in ("coco", "csv"):
-        extension = {"coco": ".json", "csv": ".csv"}[format]
-        return split in {split_of(file.stem) for file in annotation_files(path, extension)}
-    return split in FORMATS[format].splits
+    path = expanded(path)
+    with _rights(path):
+        if not path.is_dir():
+            return False
+        if format == "ibug":
+            return split in split_folders(path)
+        if format in ("coco", "csv"):
+            extension = {"coco": ".json", "csv": ".csv"}[format]
+            return split in {split_of(file.stem) for file in annotation_files(path, extension)}
+        return split in FORMATS[format].splits
 
 
 def detect(path: str | PathLike) -> str:
@@ -113,18 +127,29 @@ def detect(path: str | PathLike) -> str:
     from .detection import detect_format
 
     path = _existing(path, "a folder or file of annotations")
-    return detect_format(path)
+    with _rights(path):
+        return detect_format(path)
+
+
+@contextmanager
+def _rights(path: Path) -> Iterator[None]:
+    """A file or folder below `path` that the system does not let be read is a UserError naming it."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(error, path) from None
 
 
 def _existing(path: str | PathLike, expected: str) -> Path:
     """The path, ~ expanded; UserError that shows it resolved when nothing is there."""
     if not str(path).strip():
         raise UserError(f"the data path is empty; expected {expected}")
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"{path.resolve()}: no such file or folder; expected {expected}; correct the data path"
-        )
+    path = expanded(path)
+    with _rights(path):  # a name longer than the file system allows, a folder without rights
+        found = path.exists()
+    if not found:
+        shown = os.path.abspath(path)  # Path.resolve fails at a link to itself
+        raise UserError(f"{shown}: no such file or folder; expected {expected}; correct the data path")
     return path
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +10,12 @@ from srrl.errors import UserError
 
 from ..records import FaceRecord
 from .common import ImageFinder, Issues, checked, number_faces
+from .matfile import Damaged, read_arrays
 
 FILE_NAME = "AFLWinfo_release.mat"
+ARRAYS = ("bbox", "data", "mask_new", "nameList", "ra")
 N_POINTS = 19
 N_TRAIN = 20_000
-# What scipy raises for other files and for damaged ones.
-_LOADMAT_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    NotImplementedError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
 IMAGE_FOLDERS = ("", "images", "flickr", "data/flickr", "aflw/data/flickr", "AFLW/data/flickr")
 
 
@@ -62,16 +51,19 @@ def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
 
 def _load(file: Path) -> dict[str, np.ndarray]:
     """The arrays of the file, shapes checked."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        table = loadmat(file)
-    except (MatReadError, *_LOADMAT_ERRORS):
-        raise UserError(f"{file}: not a MATLAB v5 file; expected the released {FILE_NAME}") from None
-    missing = [name for name in ("bbox", "data", "mask_new", "nameList", "ra") if name not in table]
+        table = read_arrays(file, ARRAYS)
+    except Damaged as error:
+        raise UserError(
+            f"{file}: not a MATLAB v5 file, or damaged ({error}); expected the released {FILE_NAME}"
+        ) from None
+    missing = [name for name in ARRAYS if name not in table]
     if missing:
         raise UserError(f"{file}: the array {missing[0]} is missing; expected the released {FILE_NAME}")
+    for name in ARRAYS:
+        kinds, what = ("O", "image names") if name == "nameList" else ("biuf", "plain numbers")
+        if table[name] is None or table[name].dtype.kind not in kinds:
+            raise UserError(f"{file}: {name} is no array of {what}; expected the released {FILE_NAME}")
     n_faces = len(table["data"])
     for name, width in (("data", 2 * N_POINTS), ("bbox", 4), ("mask_new", N_POINTS)):
         if table[name].shape != (n_faces, width):
@@ -86,7 +78,8 @@ def _load(file: Path) -> dict[str, np.ndarray]:
 
 def _order(table: dict[str, np.ndarray], file: Path) -> np.ndarray:
     """`ra` as a 0-based permutation."""
-    order = table["ra"].ravel().astype(np.int64) - 1
+    with np.errstate(invalid="ignore"):  # NaN becomes some number, which the check below finds
+        order = table["ra"].ravel().astype(np.int64) - 1
     n_faces = len(table["data"])
     if not np.array_equal(np.sort(order), np.arange(n_faces)):
         raise UserError(f"{file}: 'ra' does not hold each of 1 to {n_faces} once; download the file again")
@@ -97,7 +90,10 @@ def _record(table: dict[str, np.ndarray], index: int, where: str, finder: ImageF
     points = np.asarray(table["data"][index], dtype=np.float64).reshape(2, N_POINTS).T.copy()
     visible = np.asarray(table["mask_new"][index]) > 0.5
     points[~visible & (points == 0).all(axis=1)] = np.nan
-    name = str(np.ravel(table["nameList"][index])[0]).strip()
+    cell = np.ravel(table["nameList"][index])
+    name = str(cell[0]).strip() if len(cell) == 1 and isinstance(cell[0], str) else ""
+    if not name:
+        raise UserError(f"{where}: nameList holds no image name there; correct or remove the face")
     xmin, xmax, ymin, ymax = np.asarray(table["bbox"][index], dtype=np.float64).tolist()
     record = FaceRecord(
         name,

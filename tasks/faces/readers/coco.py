@@ -30,7 +30,9 @@ def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
 def _read_file(file: Path, issues: Issues) -> list[FaceRecord]:
     content = _parse(file, issues)
     images = {
-        image.get("id"): image.get("file_name") for image in content["images"] if isinstance(image, dict)
+        image["id"]: image.get("file_name")
+        for image in content["images"]
+        if isinstance(image, dict) and _is_id(image.get("id"))
     }
     near = [file.parent, file.parent.parent]
     finder = ImageFinder([f for d in near for f in (d / "images", d)] + [file.with_suffix("")])
@@ -56,18 +58,33 @@ def _parse(file: Path, issues: Issues) -> dict:
         content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise UserError(f"{file} line {error.lineno}: not JSON ({error.msg}); correct the file") from None
+    except RecursionError:
+        raise UserError(
+            f"{file}: lists or objects too deep in each other to be read; expected the layout of COCO, "
+            "correct the file"
+        ) from None
+    except ValueError:  # Python's own limit of digits
+        raise UserError(
+            f"{file}: a whole number has more digits than can be read; correct or remove it"
+        ) from None
     lists = content if isinstance(content, dict) else {}
     if not all(isinstance(lists.get(key), list) for key in ("images", "annotations")):
         raise UserError(f"{file}: no lists 'images' and 'annotations' inside; {issues.layout}")
     return content
 
 
+def _is_id(value: object) -> bool:
+    """True for what can name an image: a number or a text."""
+    return isinstance(value, (int, float, str))
+
+
 def _record(annotation: dict, where: str, images: dict, finder: ImageFinder) -> FaceRecord:
-    name = images.get(annotation.get("image_id"))
+    key = annotation.get("image_id")
+    if not _is_id(key):
+        raise UserError(f"{where}: image_id is no number or text; correct it")
+    name = images.get(key)
     if not isinstance(name, str) or not name:
-        raise UserError(
-            f"{where}: image_id {annotation.get('image_id')!r} names no entry of 'images'; correct it"
-        )
+        raise UserError(f"{where}: image_id {str(key)[:40]!r} names no entry of 'images'; correct it")
     keypoints = _floats(annotation.get("keypoints"), where, "keypoints")
     if not len(keypoints) or len(keypoints) % 3:
         raise UserError(
@@ -98,10 +115,11 @@ def _rect(annotation: dict, where: str) -> tuple[float, float, float, float] | N
     if annotation.get("center") is None or annotation.get("scale") is None:
         return None
     center = _floats(annotation["center"], where, "center")
-    scale = _floats(np.atleast_1d(annotation["scale"]).tolist(), where, "scale")
+    scale = annotation["scale"]
+    scale = _floats(scale if isinstance(scale, list) else [scale], where, "scale")
     if len(center) != 2 or len(scale) not in (1, 2):
         raise UserError(f"{where}: expected center as x, y and scale as one or two numbers; correct them")
-    half = np.broadcast_to(scale * PIXELS_PER_SCALE / 2, 2)
+    half = np.broadcast_to(scale * (PIXELS_PER_SCALE / 2), 2)
     return (*(center - half).tolist(), *(center + half).tolist())
 
 
@@ -109,7 +127,7 @@ def _floats(values: object, where: str, key: str) -> np.ndarray:
     """A JSON list of numbers as float64 (null becomes NaN)."""
     try:
         array = np.array(values if isinstance(values, list) else None, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for a whole number above 1e308
         array = np.empty((0, 0))
     if array.ndim != 1:
         raise UserError(f"{where}: {key} is not a list of numbers; correct it")

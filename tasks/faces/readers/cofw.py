@@ -7,6 +7,8 @@ HDF5.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +16,14 @@ import numpy as np
 
 from srrl.errors import UserError
 
-from ..records import FaceRecord
+from ..records import MAX_PIXELS, FaceRecord
 from .common import Issues, checked, split_of
 
 # Split -> the end of the names of its arrays: IsTr phisTr bboxesTr, IsT phisT bboxesT.
 SUFFIXES = {"train": "Tr", "test": "T"}
 N_POINTS = 29
+# More values in one array than this are nonsense in a damaged file: three for each pixel of a picture.
+MAX_VALUES = 3 * MAX_PIXELS
 
 
 def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
@@ -27,11 +31,12 @@ def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
     files = [path] if path.is_file() else _files(path, split, issues)
     records, present = [], set()
     for file in files:
-        with _open(file) as data:
-            for name in [split] if split else SUFFIXES:
-                if "Is" + SUFFIXES[name] in data:
-                    present.add(name)
-                    records += _read_split(data, file, SUFFIXES[name], issues)
+        with _reading(file, "its arrays") as data:
+            names = [n for n in ([split] if split else SUFFIXES) if "Is" + SUFFIXES[n] in data]
+            arrays = {name: _arrays(data, file, SUFFIXES[name]) for name in names}
+        for name, (phis, boxes) in arrays.items():
+            present.add(name)
+            records += _faces(file, SUFFIXES[name], phis, boxes, issues)
     if not present:
         wanted = " or ".join("Is" + s for n, s in SUFFIXES.items() if split in (None, n))
         raise UserError(f"{path.resolve()}: no array {wanted} inside; {issues.layout}")
@@ -52,21 +57,37 @@ def _files(folder: Path, split: str | None, issues: Issues) -> list[Path]:
     return sorted(files, key=lambda f: order.get(split_of(f.stem), 1))
 
 
-def _open(file: Path):
+@contextmanager
+def _reading(file: Path, what: str) -> Iterator:
+    """The open file, to read and nothing else: what goes wrong is one UserError naming the file and `what`."""
     try:
         import h5py
     except ImportError:
         raise UserError("reading COFW needs the package h5py; install it with: pip install h5py") from None
     try:
-        return h5py.File(file, "r")
-    except OSError:
+        with h5py.File(file, "r") as data:
+            yield data
+    except (UserError, MemoryError):
+        raise
+    # Nothing but h5py works in there, and damage makes it raise errors of nearly every kind: RuntimeError,
+    # OSError, KeyError, TypeError for a group in an array's place, ValueError for a reference to nowhere.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
-            f"{file}: not an HDF5 file; expected COFW's MATLAB v7.3 release, download it again"
+            f"{file}: {what} cannot be read, the file is damaged or not HDF5 ({reason}); expected COFW's "
+            "MATLAB v7.3 release, download it again"
         ) from None
 
 
-def _read_split(data, file: Path, suffix: str, issues: Issues) -> list[FaceRecord]:
-    """The faces of one split of an open file."""
+def _values(dataset) -> np.ndarray:
+    """All of an array. A size of nonsense is refused before memory is taken for it."""
+    if dataset.size > MAX_VALUES:
+        raise ValueError(f"an array of {dataset.size} values")
+    return np.asarray(dataset[()])
+
+
+def _arrays(data, file: Path, suffix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points and boxes of one split of an open file, numbers of rows checked."""
     phis = _table(data, file, "phis" + suffix, 3 * N_POINTS)
     boxes = _table(data, file, "bboxes" + suffix, 4)
     n_images = data["Is" + suffix].size
@@ -75,6 +96,11 @@ def _read_split(data, file: Path, suffix: str, issues: Issues) -> list[FaceRecor
             f"{file}: {n_images} images, {len(phis)} rows of points and {len(boxes)} boxes in the "
             f"{suffix} arrays; expected equal numbers, download the file again"
         )
+    return phis, boxes
+
+
+def _faces(file: Path, suffix: str, phis: np.ndarray, boxes: np.ndarray, issues: Issues) -> list[FaceRecord]:
+    """The faces of one split."""
     records = []
     for index, (phi, (x, y, w, h)) in enumerate(zip(phis, boxes.tolist(), strict=True)):
         record = FaceRecord(
@@ -105,7 +131,7 @@ def _table(data, file: Path, name: str, width: int) -> np.ndarray:
         raise UserError(
             f"{file}: the array {name} is missing; expected IsT phisT bboxesT or IsTr phisTr bboxesTr"
         )
-    values = np.asarray(data[name][()], dtype=np.float64)
+    values = _values(data[name]).astype(np.float64)
     if values.ndim != 2 or width not in values.shape:
         raise UserError(
             f"{file}: {name} has shape {values.shape}, expected ({width}, faces); download the file again"
@@ -118,18 +144,14 @@ def load_pixels(file: Path, key: str, index: int) -> np.ndarray:
 
     The file is opened each time (1 ms): an HDF5 handle survives neither a fork nor pickling.
     """
-    with _open(file) as data:
-        try:
-            pixels = np.asarray(data[data[key][()].ravel()[index]][()])
-        except (LookupError, OSError, ValueError, RuntimeError):
-            raise UserError(
-                f"{file}: picture {index + 1} of {key} cannot be read; download the file again"
-            ) from None
-    pixels = pixels.T
+    with _reading(file, f"picture {index + 1} of {key}") as data:
+        pixels = _values(data[_values(data[key]).ravel()[index]]).T
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+    usable = pixels.ndim == 3 and pixels.shape[2] in (1, 3) and pixels.size and pixels.dtype.kind in "biuf"
+    if not usable:
         raise UserError(
-            f"{file}: picture {index + 1} of {key} has shape {pixels.shape}, expected a grey or RGB image"
+            f"{file}: picture {index + 1} of {key} is {pixels.dtype} of shape {pixels.shape}, expected a "
+            "grey or RGB image"
         )
     return np.ascontiguousarray(np.broadcast_to(pixels.astype(np.uint8), (*pixels.shape[:2], 3)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -46,12 +49,42 @@ class ImageFinder:
     def find(self, name: str, where: str) -> Path:
         """The image's path. Raises UserError naming the image and the folders looked in."""
         for root in self.roots:
-            if (root / name).is_file():
-                return root / name
+            try:
+                if (root / name).is_file():
+                    return root / name
+            except OSError as error:
+                raise UserError(
+                    f"{where}: its image {name[:80]!r} cannot be looked up in {root} "
+                    f"({error.strerror or error}); correct the name"
+                ) from None
         looked = ", ".join(map(str, self.roots)) or "no folder at all"
         raise UserError(
             f"{where}: its image {name!r} is missing (looked in {looked}); restore it or correct the path"
         )
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """The path, ~ expanded. Raises UserError where it names a user that is not there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's folder here; write the path without ~") from None
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk, where a sub-folder that cannot be read raises UserError: os.walk itself says nothing."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error, folder) from None
+
+    return os.walk(folder, onerror=refuse)
+
+
+def unreadable(error: OSError, path: Path) -> UserError:
+    """The error for a file or folder that the system does not let be read, `path` where it does not say which."""
+    return UserError(
+        f"{error.filename or path}: cannot be read ({error.strerror or error}); check the path and its rights"
+    )
 
 
 def is_image(path: Path) -> bool:
@@ -61,14 +94,25 @@ def is_image(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, byte order mark removed. Raises UserError naming it."""
+    with _opened(path) as file:
+        return file.read()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) one by one, so that a long list is never whole in memory; else as read_text."""
+    with _opened(path) as file:
+        yield from enumerate(file, start=1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; expected annotations in UTF-8, check the file") from None
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path and its rights"
-        ) from None
+        raise unreadable(error, path) from None
 
 
 def numbers(tokens: list[str], where: str) -> np.ndarray:

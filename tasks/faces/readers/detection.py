@@ -7,7 +7,7 @@ from pathlib import Path
 
 from srrl.errors import UserError
 
-from .common import is_image
+from .common import annotation_files, is_image, walk
 from .wflw import N_TOKENS, find_list
 
 SIGNS = (
@@ -16,6 +16,7 @@ SIGNS = (
     "aflw (AFLWinfo_release.mat), coco (.json with keypoints), csv (.csv)"
 )
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+BLOCK = 1 << 20
 
 
 def detect_format(path: Path) -> str:
@@ -25,7 +26,7 @@ def detect_format(path: Path) -> str:
         return found
     if path.is_dir() and not any(path.iterdir()):
         what = "the folder is empty"
-    elif path.is_dir() and (n := sum(is_image(Path(f)) for _, _, names in os.walk(path) for f in names)):
+    elif path.is_dir() and (n := sum(is_image(Path(f)) for _, _, names in walk(path) for f in names)):
         what = f"the folder holds {n} images but no annotations"
     else:
         what = "no known annotation format"
@@ -52,8 +53,8 @@ def _is_hdf5(path: Path) -> bool:
 
 def _of_folder(path: Path) -> str | None:
     """The most telling names first: a data set's own, then any .pts, .csv or .json."""
-    names = {entry.name.lower() for entry in path.iterdir()}
     folders = {entry.name.lower() for entry in path.iterdir() if entry.is_dir()}
+    names = {entry.name.lower() for entry in path.iterdir() if entry.is_file()}
     if find_list(path, "train") or find_list(path, "test"):
         return "wflw"
     if {"helen", "lfpw"} & folders or {"afw", "ibug"} <= folders:
@@ -66,12 +67,22 @@ def _of_folder(path: Path) -> str | None:
         return "ibug"
     if any(name.endswith(".csv") for name in names):
         return "csv"
-    if any(_is_coco(file) for folder in (path, path / "annotations") for file in folder.glob("*.json")):
+    if any(map(_is_coco, annotation_files(path, ".json"))):
         return "coco"
     return None
 
 
 def _is_coco(file: Path) -> bool:
-    """True when the file speaks of keypoints: other JSON files often lie about in a data folder."""
-    content = file.read_bytes()
-    return b'"annotations"' in content and b'"keypoints"' in content
+    """True when the file speaks of keypoints: other JSON files often lie about in a data folder.
+
+    It is read block by block, no further than needed.
+    """
+    wanted, tail = {b'"annotations"', b'"keypoints"'}, b""
+    with file.open("rb") as opened:
+        if not opened.read(BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+            return False
+        opened.seek(0)
+        while wanted and (block := opened.read(BLOCK)):
+            wanted = {word for word in wanted if word not in tail + block}
+            tail = block[-16:]  # a word may lie across two blocks
+    return not wanted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from srrl.errors import UserError
 
 from ..records import IMAGE_EXTENSIONS, FaceRecord
-from .common import Issues, checked, is_image, numbers, read_text, split_folders
+from .common import Issues, checked, is_image, numbers, read_text, split_folders, walk
 
 
 def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
@@ -40,7 +39,7 @@ def _split_folder(path: Path, split: str | None) -> Path:
 
 
 def _what_is_there(folder: Path) -> str:
-    images = sum(is_image(Path(name)) for _, _, names in os.walk(folder) for name in names)
+    images = sum(is_image(Path(name)) for _, _, names in walk(folder) for name in names)
     if images:
         return f"beside its {images} images"
     return "in this folder" if any(folder.iterdir()) else "(the folder is empty)"
@@ -49,7 +48,7 @@ def _what_is_there(folder: Path) -> str:
 def find_pts(folder: Path, issues: Issues) -> list[Path]:
     """All .pts files below `folder`, sorted; the number of images that have none is noted."""
     files, unlabelled = [], 0
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in walk(folder):
         folders[:] = sorted(d for d in folders if not d.startswith(".") and d != "__MACOSX")
         here = [Path(root, name) for name in names if not name.startswith(".")]
         points = [p for p in here if p.suffix.lower() == ".pts"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from .common import (
     is_image,
     number_faces,
     numbers,
-    read_text,
+    read_lines,
 )
 
 
@@ -38,35 +39,35 @@ def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
 
 
 def _read_file(file: Path, issues: Issues) -> list[FaceRecord]:
-    rows = _rows(file)
-    header = rows[0][1] if rows and _is_header(rows[0][1]) else None
-    body = rows[1:] if header else rows
-    if not body:
+    first = next(_rows(file), (0, []))[1]
+    header = first if first and _is_header(first) else None
+    body = lambda: islice(_rows(file), bool(header), None)  # noqa: E731 - read anew, as tables may be long
+    if (row := next(body(), None)) is None:
         raise UserError(f"{file}: no row with an image name; {issues.layout}")
+    width = len(header or row[1])
     columns = _columns(header, body, file)
     words = re.split(r"[_\-. ]", file.stem)
     names = ("images", file.stem, words[0], "_".join(words[:2]))
     finder = ImageFinder([file.parent, *(file.parent / name for name in names)])
     records = []
-    for number, row in body:
+    for number, row in body():
         where = f"{file} line {number}"
         try:
-            records.append(_record(row, columns, len(header or body[0][1]), where, finder))
+            records.append(_record(row, columns, width, where, finder))
         except UserError as error:
             issues.bad(str(error))
     return records
 
 
-def _rows(file: Path) -> list[tuple[int, list[str]]]:
+def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, stripped cells) of each row that is not blank."""
-    text = read_text(file)
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for _, line in read_lines(file) if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    reader = csv.reader((line for _, line in read_lines(file)), delimiter=delimiter)
     try:
-        return [
-            (reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))
-        ]
+        for row in reader:
+            if any(map(str.strip, row)):
+                yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise UserError(
             f"{file} line {reader.line_num}: not a CSV table ({error}); correct the file"
@@ -84,10 +85,10 @@ def _image_column(row: list[str]) -> int | None:
 
 
 def _columns(
-    header: list[str] | None, body: list[tuple[int, list[str]]], file: Path
+    header: list[str] | None, body: Callable[[], Iterator[tuple[int, list[str]]]], file: Path
 ) -> tuple[int, np.ndarray]:
     """(image column, (K, 2) columns of x and y)."""
-    row = next((row for _, row in body if _image_column(row) is not None), None)
+    row = next((row for _, row in body() if _image_column(row) is not None), None)
     if row is None:
         raise UserError(
             f"{file}: no cell names an image (.jpg, .png, ...); expected the image name first or last in "
@@ -96,20 +97,24 @@ def _columns(
     image = _image_column(row)
     columns = [i for i in range(len(row)) if i != image]
     if len(columns) % 2:
-        if columns[0] == 0 and _is_running_number(header, body):
+        if columns[0] == 0 and _is_running_number(header, body()):
             columns = columns[1:]
         else:
             raise UserError(
                 f"{file}: {len(columns)} values beside the image name; expected an even number, x and y a "
                 "point"
             )
+    if not columns:
+        raise UserError(
+            f"{file}: no value beside the image name {row[image][:40]!r}; expected x0, y0, x1, y1, ..."
+        )
     k = len(columns) // 2
     names = [header[i].lower() for i in columns] if header and len(header) == len(row) else []
     planar = k > 1 and bool(names) and all("x" in n for n in names[:k]) and all("y" in n for n in names[k:])
     return image, np.array(columns).reshape(2, k).T if planar else np.array(columns).reshape(k, 2)
 
 
-def _is_running_number(header: list[str] | None, body: list[tuple[int, list[str]]]) -> bool:
+def _is_running_number(header: list[str] | None, body: Iterator[tuple[int, list[str]]]) -> bool:
     """True for a first column without a name, or one that holds whole numbers alone."""
     if header and header[0].lower() in ("", "index", "id", "unnamed: 0"):
         return True

@@ -7,7 +7,7 @@ from pathlib import Path
 from srrl.errors import UserError
 
 from ..records import FaceRecord
-from .common import ImageFinder, Issues, checked, number_faces, numbers, read_text
+from .common import ImageFinder, Issues, checked, number_faces, numbers, read_lines
 
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 LIST_FOLDER = "list_98pt_rect_attr_train_test"
@@ -33,7 +33,7 @@ def read(path: Path, split: str | None, issues: Issues) -> list[FaceRecord]:
     finder = ImageFinder([folder / "WFLW_images" for folder in near] + near[:1])
     records = []
     for file in lists:
-        for number, line in enumerate(read_text(file).splitlines(), start=1):
+        for number, line in read_lines(file):
             if line.strip():
                 try:
                     records.append(parse_line(line, f"{file} line {number}", finder))
