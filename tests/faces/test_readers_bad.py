@@ -336,7 +336,7 @@ def test_a_type_that_is_none_is_a_damaged_file(aflw, compressed):
             assert len(read(file)) == 4
         else:
             found = message_of(read, file)
-            assert f"{file}: not a MATLAB v5 file, or damaged (the array bbox has 128 bytes of type" in found
+            assert f"{file}: not a MATLAB v5 file, or damaged (" in found
 
 
 def cofw_file(path, change=lambda file: None, picture=None):
