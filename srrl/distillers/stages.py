@@ -82,7 +82,8 @@ class PreReLU:
         stages = inner.stage_modules() if hasattr(inner, "stage_modules") else []
         found = [[m for m in stage.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))] for stage in stages]
         self.last = {i: relus[-1] for i, relus in enumerate(found) if relus}
-        self.linear = linear
+        # of a network of ReLUs; what others have at an end means something else
+        self.linear = frozenset(self.last) if linear else frozenset()
         self.channels = on_noise(model, name, lambda noise: self._checked(model, noise)) if stages else []
         if not self.channels:
             raise UserError(
@@ -98,7 +99,7 @@ class PreReLU:
                 top = 6 if isinstance(self.last[i], nn.ReLU6) else None
                 if before[i].clamp(0, top).allclose(m):
                     continue
-            if not self.linear or bool(m.min() >= 0):  # what came out of some ReLU is not before one
+            if i not in self.linear or bool(m.min() >= 0):  # what came out of some ReLU is not before one
                 return []
             self.last.pop(i, None)
         return [m.shape[1] for m in maps]

@@ -158,7 +158,10 @@ def test_every_recipe_builds_the_pair_that_it_names(config):
     cfg.data.n_classes = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}[cfg.data.format]
     cfg.teacher.pretrained = False
     teacher, student = task.build_teacher(cfg), task.build_student(cfg)
-    assert count_parameters(teacher) > 1.2 * count_parameters(student)
+    if task.name == "binary":  # of the same form, one bit a weight
+        assert count_parameters(student) == pytest.approx(count_parameters(teacher), rel=0.01)
+    else:
+        assert count_parameters(teacher) > 1.2 * count_parameters(student)
     pair, short = config.stem.removesuffix("-short"), config.stem.endswith("-short")
     named = next((v for k, v in STUDENTS.items() if pair.endswith(k)), None)
     if named is not None:
@@ -166,7 +169,7 @@ def test_every_recipe_builds_the_pair_that_it_names(config):
     assert cfg.optim.nesterov is False and cfg.method == "srrl" and (cfg.alpha, cfg.beta) == (1, 1)
     if short:  # for a CPU: not the paper's schedule
         assert cfg.optim.schedule == "cosine" and cfg.epochs == 30
-    else:
+    elif task.name != "binary" or cfg.optim.schedule == "step":
         assert cfg.optim.milestones and max(cfg.optim.milestones) < cfg.epochs
 
 
