@@ -409,13 +409,16 @@ def test_a_damaged_tree_inside_cofw_is_one_line(tmp_path, word):
     assert f"{file}: its arrays cannot be read" in message_of(read, file)
 
 
-@pytest.mark.parametrize("name", ["COFW_test_color.mat", "aflw/AFLWinfo_release.mat"])
-def test_changed_bytes_in_matlab_files_are_taken_or_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [("COFW_test_color.mat", 150), ("aflw/AFLWinfo_release.mat", 20)],  # each of these is a process
+)
+def test_changed_bytes_in_matlab_files_are_taken_or_refused(tmp_path, name, times):
     shutil.copytree(FILES, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).chmod(0o644)
     data, refused = (tmp_path / name).read_bytes(), 0
     rng = np.random.default_rng(0)
-    for _ in range(150):
+    for _ in range(times):
         changed = bytearray(data)
         for at in rng.integers(0, 2600, 3):  # where both have their tables
             changed[at] ^= int(rng.integers(1, 256))
@@ -425,7 +428,7 @@ def test_changed_bytes_in_matlab_files_are_taken_or_refused(tmp_path, name):
         except UserError as error:
             assert name in str(error) and "\n" not in str(error)
             refused += 1
-    assert refused > 15
+    assert refused > times / 10
 
 
 def test_a_folder_is_no_annotation_file(tmp_path):
