@@ -21,7 +21,25 @@ SPLIT_ALIASES = {"valid": "val", "validation": "val", "training": "train", "test
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 ROWS = 256  # of a picture that are converted at a time
 # what Pillow raises for a damaged file, depending on the format and the place of the damage
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, struct.error)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+)
+
+
+def expanded(path: str | Path) -> Path:
+    """The path, ~ expanded. Raises UserError where it names a user that is not there."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's folder here; write the path without ~") from None
 
 
 def split_named(folder: str) -> str | None:
@@ -69,7 +87,7 @@ def to_rgb(image: Any) -> np.ndarray:
             warnings.simplefilter("ignore")  # odd metadata is no concern of the pixels
             with Image.open(path) as opened:
                 return _decoded(opened, f"image {path}")
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise UserError(
             f"image {path} does not decode ({_line(error)}): replace it or leave it out"
         ) from None
@@ -88,7 +106,7 @@ def _decoded(image: Image, name: str) -> np.ndarray:
             upright = upright.convert("RGBA")
             upright = pil.alpha_composite(pil.new("RGBA", upright.size, "white"), upright)
         return np.array(upright.convert("RGB"))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UserError(f"{name} does not decode ({_line(error)}): replace it or leave it out") from None
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from srrl.errors import UserError
+from srrl.media import expanded
 from srrl.task import Data
 
 from .dataset import FileImages, MemoryImages, central, resize
 from .settings import FORMATS, ClassificationData, ClassificationSettings
-from .sources import Samples, cut, digits, expanded, few, folder, picture, size_of, torchvision_set
+from .sources import Samples, cut, digits, few, folder, picture, size_of, torchvision_set
 
 SMALL = 96  # pictures up to this side are kept in memory
 DIGITS_SIZE = 16

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import lzma
 import os
-import struct
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import IMAGE_EXTENSIONS, SPLITS, learnable, split_named, to_rgb
+from srrl.media import DAMAGE, IMAGE_EXTENSIONS, SPLITS, learnable, split_named, to_rgb
 
 # mean and deviation of the training pixels, as the field uses them; the default is ImageNet's
 STATISTICS = {
@@ -26,18 +25,6 @@ STATISTICS = {
 }
 DEFAULT_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# what Pillow raises for a damaged picture, already where it looks at the header
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-)
 # what tarfile and the decompressors below it raise for a damaged archive; the recursion is tarfile's own, over long names
 _BROKEN = (
     tarfile.TarError,
@@ -173,14 +160,6 @@ def pictures_in(path: Path, say: Callable[[str], None] = print) -> Samples:
     return Samples(names, np.full(len(names), NO_LABEL), (), read, where)
 
 
-def expanded(path: str | Path) -> Path:
-    """The path, ~ expanded. Raises UserError where it names a user that is not there."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"{path}: there is no such user's folder here; write the path without ~") from None
-
-
 def _names(path: Path, expected: str, say: Callable[[str], None]) -> tuple[list[str], Callable[[str], Any]]:
     """Relative names of the pictures in a folder or .tar file, and what reads one."""
     try:
@@ -278,7 +257,7 @@ def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
             return opened.size
-    except (*_DAMAGE, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError):
         return None
 
 
@@ -326,7 +305,7 @@ def picture(samples: Samples, entry: Any) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(found)) as opened:
             return to_rgb(opened)
-    except (UserError, *_DAMAGE, Image.DecompressionBombError) as error:
+    except (UserError, *DAMAGE, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"image {samples.name(entry)} cannot be decoded ({reason}): replace or remove it"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from srrl.errors import UserError
+from srrl.media import expanded
 from srrl.task import Data
 
 from .data import build_dataset, data_name, renumbered
@@ -76,7 +77,7 @@ def _pictures(path: str, format: str | None) -> Samples:
     if format in PUBLISHED:
         samples = torchvision_set(format, path, "train", False)
         return replace(samples, labels=np.full(len(samples), NO_LABEL))
-    return pictures_in(Path(path).expanduser())
+    return pictures_in(expanded(path))
 
 
 def _labelled(paths: dict[str, str | None], split: str, say: Callable[[str], None]) -> Samples | None:
@@ -86,13 +87,13 @@ def _labelled(paths: dict[str, str | None], split: str, say: Callable[[str], Non
         path = own or (paths["train"] if split == "test" else None)
         return torchvision_set(paths["format"], path, "test", False) if path else None
     if own:
-        parts = folder(Path(own).expanduser(), say)
+        parts = folder(expanded(own), say)
         alone = list(parts) == ["train"] and own != paths["train"]  # folders of classes without splits
         if split not in parts and not alone:
             raise UserError(f"cross_domain.{split}={own} has no {split} pictures, only {', '.join(parts)}")
         return parts.get(split) or parts["train"]
     try:
-        return folder(Path(paths["train"] or "").expanduser(), lambda text: None).get(split)
+        return folder(expanded(paths["train"] or ""), lambda text: None).get(split)
     except UserError:  # pictures without folders of classes, which is what they may be
         return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from srrl.errors import UserError
+from srrl.media import expanded
 from srrl.task import Data
 
 from . import synthetic
@@ -160,7 +161,7 @@ def _read_splits(
     found = d.format or detect(d.train)
     splits = {"train": read(d.train, found, "train", on_error=d.on_error)}
     if d.val:
-        split = "val" if Path(d.val).expanduser().is_dir() else None
+        split = "val" if expanded(d.val).is_dir() else None
         splits["val"] = read(d.val, d.format, split, on_error=d.on_error)
     elif has_split(d.train, found, "val"):
         splits["val"] = read(d.train, found, "val", on_error=d.on_error)
@@ -177,7 +178,7 @@ def _read_splits(
         splits["test"] = read(
             d.test,
             test_format,
-            OWN_SPLITS.get(test_format, "test") if Path(d.test).expanduser().is_dir() else None,
+            OWN_SPLITS.get(test_format, "test") if expanded(d.test).is_dir() else None,
             on_error=d.on_error,
         )
     elif has_split(d.train, found, OWN_SPLITS.get(found, "test")):

@@ -14,21 +14,9 @@ import cv2
 import numpy as np
 
 from srrl.errors import UserError
+from srrl.media import DAMAGE
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-# What Pillow raises for a damaged file, depending on the format and the place of the damage.
-_PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-)
 
 # A picture for training has no more; Pillow refuses larger ones as well.
 MAX_PIXELS = 178_956_970
@@ -176,7 +164,7 @@ def _too_large(data: bytes) -> str:
                 width, height = image.size
         except Image.DecompressionBombError:
             return f"it has more than {MAX_PIXELS // 10**6} megapixels"
-        except _PILLOW_ERRORS:
+        except DAMAGE:
             return ""  # the decoder judges
     if width * height <= MAX_PIXELS:
         return ""
@@ -215,7 +203,7 @@ def _cut_short(data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError):
         return "the file is cut short"
     return ""
 
@@ -229,7 +217,7 @@ def image_size(record: FaceRecord) -> tuple[int, int]:
     try:
         with Image.open(record.image) as image:
             return image.height, image.width
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError):
         # A format that only OpenCV knows, or a bad file: decoding decides, and names it.
         return decode_image(read_bytes(record.image), record.image).shape[:2]
 

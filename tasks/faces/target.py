@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import learnable
+from srrl.media import expanded, learnable
 from srrl.task import Data
 
 from .data import build_dataset, data_name, measurable
@@ -43,9 +43,7 @@ def target_domain(
             raise UserError(
                 "cross_domain.train is missing: a folder with photographs of the target, which need no labels"
             )
-        unlabelled = _unlabelled(
-            cfg, found_faces(Path(paths["train"]).expanduser(), scheme, cfg, say), scheme
-        )
+        unlabelled = _unlabelled(cfg, found_faces(expanded(paths["train"]), scheme, cfg, say), scheme)
     sets: dict[str, FaceDataset] = {}
     for split in dict.fromkeys((cfg.score, "val")):
         if evaluation and sets:  # validation is scored where there is nothing else, as the run did
@@ -120,7 +118,7 @@ def _unlabelled(cfg: FacesSettings, records: Records, scheme: Scheme) -> FaceDat
 def _labelled(paths: dict[str, str | None], split: str, cfg: FacesSettings) -> Records | None:
     """Labelled faces of a split: those that its path names, else the part of that name beside the ones to train on."""
     if paths[split]:
-        part = split if Path(paths[split]).expanduser().is_dir() else None
+        part = split if expanded(paths[split]).is_dir() else None
         return read(paths[split], paths["format"], part, on_error=cfg.data.on_error)
     if not paths["train"]:
         return None

@@ -17,6 +17,7 @@ from os import PathLike
 from pathlib import Path
 
 from srrl.errors import UserError
+from srrl.media import expanded
 
 from ..records import Records
 from ..schemes import SCHEMES
@@ -24,7 +25,6 @@ from .common import (
     SPLIT_ALIASES,
     Issues,
     annotation_files,
-    expanded,
     split_folders,
     split_of,
     unreadable,

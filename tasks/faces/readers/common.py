@@ -63,14 +63,6 @@ class ImageFinder:
         )
 
 
-def expanded(path: str | os.PathLike) -> Path:
-    """The path, ~ expanded. Raises UserError where it names a user that is not there."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"{path}: there is no such user's folder here; write the path without ~") from None
-
-
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """os.walk, where a sub-folder that cannot be read raises UserError: os.walk itself says nothing."""
 
