@@ -112,7 +112,7 @@ class RunSettings(MethodSettings):
         ge=1,
         description="CPU threads of the networks; None: torch's choice. One is faster for very small ones",
     )
-    compile: bool = Field(False, description="torch.compile the training step")
+    compile: bool = Field(False, description="torch.compile the training step; on a GPU as CUDA graphs")
     sync_batchnorm: bool = Field(
         True,
         description="with several processes: BatchNorm over the samples of all; false: each its own, which is faster",

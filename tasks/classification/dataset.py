@@ -28,6 +28,7 @@ class MemoryImages(Dataset):
 
     def __init__(self, images: Tensor, labels: Tensor, seed: int = 0, augment: AugmentSettings | None = None):
         self.images, self.labels, self.seed, self.augment = images, labels, seed, augment
+        self._drawn: tuple[int, Tensor] | None = None  # an epoch, and what was drawn for it
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,9 +52,15 @@ class MemoryImages(Dataset):
         # in the order of memory, where a picture is one piece
         images = self.images.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
         if self.augment is not None and epoch is not None:
-            uniform = keyed_uniform(self.seed, epoch, index, 3)
-            images = crop_and_flip(images, uniform, self.augment.pad, self.augment.flip)
+            images = crop_and_flip(images, self.draws(epoch)[index], self.augment.pad, self.augment.flip)
         return {"image": images, "label": self.labels[index], "index": index}
+
+    def draws(self, epoch: int) -> Tensor:
+        """(N, 3) in [0, 1), a row a sample; of a whole epoch at once, as its thirty small operations cost a GPU more than a batch."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            everything = torch.arange(len(self), device=self.device)
+            self._drawn = epoch, keyed_uniform(self.seed, epoch, everything, 3)
+        return self._drawn[1]
 
     @property
     def device(self) -> torch.device:

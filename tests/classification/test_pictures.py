@@ -119,6 +119,13 @@ def test_a_batch_from_memory_is_its_samples_whatever_their_company():
     assert data[5]["image"].equal(data.images[5])  # without an epoch there is no augmentation
 
 
+def test_every_epoch_of_a_sample_has_draws_of_its_own_in_any_order():
+    data, numbers = memory(AugmentSettings(pad=1, flip=0.5)), torch.tensor([5, 0, 19])
+    for epoch in (2, 3, 2, 0):  # back, too
+        found = data.__getitems__((epoch, numbers.numpy()))["image"]
+        assert found.equal(crop_and_flip(data.images[numbers], keyed_uniform(7, epoch, numbers, 3), 1, 0.5))
+
+
 def test_batches_are_made_where_the_pictures_are():
     """torch's pretended CUDA tensors: an operation that mixed devices, or read a value back, would raise."""
     data = memory(AugmentSettings(pad=1, flip=0.5))
