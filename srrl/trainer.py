@@ -172,7 +172,9 @@ class Trainer:
         model = self.distiller
         if phase.compile:
             # a GPU waits for the CPU to start the kernels of small networks: recorded as CUDA graphs they start at once
-            model = torch.compile(model, mode="reduce-overhead" if accelerator.device.type == "cuda" else None)
+            model = torch.compile(
+                model, mode="reduce-overhead" if accelerator.device.type == "cuda" else None
+            )
         model, self.optimizer = accelerator.prepare(model, self.optimizer)
         # the sampler has already given this process its part of every step: accelerate only moves the batches
         return model, prepare_data_loader(

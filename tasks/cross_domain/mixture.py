@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import floor
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Key = int | tuple[int, int]
+
+
+def mixed(source: Dataset, target: Dataset, share: float, seed: int = 0) -> Mixture:
+    """The mixture of the two, made a batch at a time where both lie in memory."""
+    both = all(getattr(data, "in_memory", False) for data in (source, target))
+    return (MemoryMixture if both else Mixture)(source, target, share, seed)
 
 
 class Mixture(Dataset):
@@ -25,7 +30,6 @@ class Mixture(Dataset):
 
     def __init__(self, source: Dataset, target: Dataset, share: float, seed: int = 0):
         self.source, self.target, self.share, self.seed = source, target, share, seed
-        self.in_memory = getattr(source, "in_memory", False) and getattr(target, "in_memory", False)
         self.parts = (source, target)
         self._order = lru_cache(maxsize=4)(
             self._permutation
@@ -35,41 +39,24 @@ class Mixture(Dataset):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        part, inner = self.place(key)
-        return {**self.parts[part][inner], "labelled": part == 0, "index": _number(key)}
+        epoch, number = key if isinstance(key, tuple) else (0, key)
+        part, turn, sample = (int(found[0]) for found in self.places(epoch, np.array([number])))
+        return {**self.parts[part][turn, sample], "labelled": part == 0, "index": number}
 
-    def __getitems__(self, keys: Sequence[Key]) -> Any:
-        """A whole batch: as one dictionary where both data sets lie in memory, else a list of samples."""
-        if not self.in_memory:
-            return [self[key] for key in keys]
-        found = [self.place(key) for key in keys]
-        batches, order = [], []
-        for part, data in enumerate(self.parts):
-            # by pass: the augmentation's draws of a batch are of one epoch
-            for turn in sorted({inner[0] for p, inner in found if p == part}):
-                at = [i for i, (p, inner) in enumerate(found) if p == part and inner[0] == turn]
-                batch = data.__getitems__([found[i][1] for i in at])
-                batch["labelled"] = torch.full((len(at),), part == 0)
-                batch["index"] = torch.tensor([_number(keys[i]) for i in at])
-                batches.append(batch)
-                order += at
-        back = torch.tensor(order).argsort()
-        return {k: torch.cat([b[k] for b in batches])[back] for k in batches[0]}
-
-    @property
-    def collate(self) -> Any:
-        """What the loader does with that: nothing for a dictionary; None is torch's own way."""
-        return _as_it_is if self.in_memory else None
-
-    def place(self, key: Key) -> tuple[int, tuple[int, int]]:
-        """(0 for the source or 1 for the target, (how often its samples have all been through, sample)) of a key."""
-        epoch, i = key if isinstance(key, tuple) else (0, key)
-        before, until = floor(i * self.share), floor((i + 1) * self.share)
-        part = until - before
-        rank, count = (before, floor(len(self) * self.share)) if part else (i - before, 0)
-        count = count if part else len(self) - floor(len(self) * self.share)
-        turn, position = divmod(epoch * count + rank, len(self.parts[part]))
-        return part, (turn, int(self._order(part, turn)[position]))
+    def places(self, epoch: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What comes at these places (B,) of an epoch, an array (B,) each: 0 for the source or 1 for the target, how often
+        all of that part's samples have been through, and which one it is."""
+        before = np.floor(numbers * self.share).astype(np.int64)
+        part = np.floor((numbers + 1) * self.share).astype(np.int64) - before
+        targets = int(np.floor(len(self) * self.share))
+        # place within the part, counted over all epochs
+        rank = np.where(part, epoch * targets + before, epoch * (len(self) - targets) + numbers - before)
+        turn, position = np.divmod(rank, np.where(part, len(self.target), len(self.source)))
+        sample = np.empty_like(position)
+        for p, t in set(zip(part.tolist(), turn.tolist())):
+            here = (part == p) & (turn == t)
+            sample[here] = self._order(p, t)[position[here]]
+        return part, turn, sample
 
     def _permutation(self, part: int, turn: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 0xD0, part, turn]).permutation(len(self.parts[part]))
@@ -82,9 +69,46 @@ class Mixture(Dataset):
         self._order = lru_cache(maxsize=4)(self._permutation)
 
 
-def _number(key: Key) -> int:
-    return key[1] if isinstance(key, tuple) else key
+class MemoryMixture(Mixture):
+    """The same of two data sets in memory: whole batches, without Python for each sample, on the pictures' device."""
 
+    in_memory = True
 
-def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
+    def __getitems__(self, keys: Sequence[Key] | tuple[int, np.ndarray]) -> dict[str, Tensor]:
+        """A batch at once. ``keys``: (epoch, places (B,)), or a list of keys of one epoch."""
+        if isinstance(keys, tuple):
+            epoch, numbers = keys
+        else:
+            epoch = keys[0][0] if isinstance(keys[0], tuple) else 0
+            numbers = np.array([k[1] if isinstance(k, tuple) else k for k in keys])
+        part, turn, sample = self.places(epoch, numbers)
+        batches, order = [], []
+        # by pass: the augmentation's draws of a batch are of one epoch
+        for p, t in sorted(set(zip(part.tolist(), turn.tolist()))):
+            at = np.flatnonzero((part == p) & (turn == t))
+            batch = self.parts[p].__getitems__((t, sample[at]))
+            batch["labelled"] = torch.full((len(at),), p == 0, device=self.device)
+            batches.append(batch)
+            order.append(at)
+        back = torch.from_numpy(np.concatenate(order).argsort()).to(self.device)
+        batch = {k: torch.cat([b[k] for b in batches])[back] for k in batches[0]}
+        return {**batch, "index": torch.from_numpy(numbers).to(self.device)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are, and batches are made."""
+        return self.source.device
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pictures take."""
+        return self.source.nbytes + self.target.nbytes
+
+    def to(self, device: torch.device) -> MemoryMixture:
+        """The same on another device."""
+        return MemoryMixture(self.source.to(device), self.target.to(device), self.share, self.seed)
+
+    @staticmethod
+    def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch as :meth:`__getitems__` made it."""
+        return batch

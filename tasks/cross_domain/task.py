@@ -87,7 +87,7 @@ class _TwoDomains:
         self, teacher: nn.Module, data: Data, cfg: RunSettings, say: Callable[[str], None]
     ) -> tuple[nn.Module, Dataset]:
         """The teacher with the target's BatchNorm statistics for its pictures, and the mixture of both domains."""
-        from .mixture import Mixture
+        from .mixture import mixed
         from .statistics import estimate_statistics, keep_both
 
         d, plain = cfg.cross_domain, data.unlabelled.plain()
@@ -108,7 +108,7 @@ class _TwoDomains:
         unlabelled = self.refined(data.unlabelled, adapted, cfg)
         if adapted is not teacher:
             adapted = keep_both(adapted, teacher)
-        return adapted, Mixture(data.train, unlabelled, d.share, cfg.seed)
+        return adapted, mixed(data.train, unlabelled, d.share, cfg.seed)
 
     def settle(self, student: nn.Module, data: Data, cfg: RunSettings) -> None:
         """The target's BatchNorm statistics into the student, where it is to have them."""

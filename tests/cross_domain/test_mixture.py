@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset
 
 from srrl.api import CrossEntropyCriterion
@@ -18,7 +19,7 @@ get_task("cross_domain")  # makes srrl_tasks importable in a checkout
 from srrl_tasks.classification.dataset import MemoryImages  # noqa: E402
 from srrl_tasks.classification.settings import AugmentSettings  # noqa: E402
 from srrl_tasks.cross_domain.criterion import DomainCriterion  # noqa: E402
-from srrl_tasks.cross_domain.mixture import Mixture  # noqa: E402
+from srrl_tasks.cross_domain.mixture import Mixture, mixed  # noqa: E402
 from srrl_tasks.cross_domain.statistics import estimate_statistics, keep_both  # noqa: E402
 
 
@@ -74,7 +75,7 @@ def test_order_depends_on_seed_epoch_and_place_alone():
 
 
 def test_batches_from_memory_are_the_samples_one_by_one():
-    mixture = Mixture(pictures(20, 0, 1), pictures(6, 100, -100), 0.5)
+    mixture = mixed(pictures(20, 0, 1), pictures(6, 100, -100), 0.5)
     assert mixture.in_memory
     keys = [(2, i) for i in (5, 0, 13, 19, 8, 1, 2, 3)]
     batch = mixture.__getitems__(keys)
@@ -85,12 +86,39 @@ def test_batches_from_memory_are_the_samples_one_by_one():
     assert batch["index"].tolist() == [5, 0, 13, 19, 8, 1, 2, 3]
     assert set(batch["label"][batch["labelled"]].tolist()) == {1}
     assert set(batch["label"][~batch["labelled"]].tolist()) == {-100}
+    arrays = mixture.__getitems__((2, np.array([i for _, i in keys])))  # as the trainer asks
+    assert all(arrays[name].equal(batch[name]) for name in batch)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 1 / 3, 0.5, 0.9, 1.0])
+def test_places_by_a_loop(share):
+    """Place after place, a counter for each part that runs on over the epochs."""
+    mixture = Mixture(Numbers(40, 0), Numbers(7, 100), share, seed=3)
+    sizes, seen, orders = (40, 7), [0, 0], {}
+    for epoch in range(4):
+        found = np.stack(mixture.places(epoch, np.arange(40))).T.tolist()
+        for i in range(40):
+            part = int((i + 1) * share) - int(i * share)
+            turn, position = divmod(seen[part], sizes[part])
+            if (part, turn) not in orders:
+                orders[part, turn] = np.random.default_rng([3, 0xD0, part, turn]).permutation(sizes[part])
+            assert found[i] == [part, turn, orders[part, turn][position]], (epoch, i)
+            seen[part] += 1
+
+
+def test_a_mixture_moves_to_where_its_pictures_move():
+    """torch's pretended CUDA tensors: an operation that mixed devices, or read a value back, would raise."""
+    mixture = mixed(pictures(20, 0, 1), pictures(6, 100, -100), 0.5)
+    assert mixture.nbytes == 26 * 3 * 8 * 8
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = mixture.to(torch.device("cuda")).__getitems__((2, np.arange(8)))
+    assert {v.device.type for v in batch.values()} == {"cuda"} and batch["image"].shape == (8, 3, 8, 8)
 
 
 def test_the_trainers_loader_takes_both_kinds():
     for mixture in (
-        Mixture(pictures(20, 0, 1), pictures(6, 100, -100), 0.5),
-        Mixture(Numbers(20, 0), Numbers(6, 100), 0.5),
+        mixed(pictures(20, 0, 1), pictures(6, 100, -100), 0.5),
+        mixed(Numbers(20, 0), Numbers(6, 100), 0.5),
     ):
         loader, _ = train_loader(mixture, 4, 0, workers=2)
         batches = list(loader)
