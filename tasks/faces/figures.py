@@ -30,7 +30,7 @@ PAPER, TEXT = (250, 250, 248), (40, 44, 52)
 def report_figures(
     models: dict[str, nn.Module], data: Data, cfg: FacesSettings, folder: Path
 ) -> list[tuple[str, str]]:
-    """ced.png, contact.png and regions.png of the test set into ``folder``; (file name, caption) of each."""
+    """ced.png, contact.png, regions.png and offsets.png of the test set into ``folder``; (file name, caption) of each."""
     dataset: FaceDataset = data.test
     names = [n for n in ORDER if n in models] + [n for n in models if n not in ORDER]
     found = {n: predict_faces(models[n], dataset, cfg) for n in names}
@@ -40,6 +40,7 @@ def report_figures(
     draw_ced(errors, folder / "ced.png", unit)
     draw_contact(found, errors, dataset, leading, folder / "contact.png")
     draw_regions(found, dataset, cfg.normaliser, folder / "regions.png", unit)
+    draw_offsets(found, dataset, cfg.normaliser, folder / "offsets.png")
     return [
         (
             "ced.png",
@@ -52,6 +53,11 @@ def report_figures(
             "White lines under a prediction are the annotation.",
         ),
         ("regions.png", f"{unit} by facial region and by point."),
+        (
+            "offsets.png",
+            "Where the models put each point on average (lines) against the annotation (dots), faces upright and at one size: "
+            "a long line is a habit that model and annotation do not share, such as another definition of the point.",
+        ),
     ]
 
 
@@ -133,6 +139,32 @@ def draw_regions(
     for axis in (left, right):
         _clean(axis)
         axis.set_ylim(bottom=0)
+    save_figure(figure, out)
+
+
+def draw_offsets(
+    found: dict[str, np.ndarray], dataset: FaceDataset, normaliser: str | None, out: Path
+) -> None:
+    """The mean annotated face as dots, and from each dot a line a model to the mean of what it predicted."""
+    truth, norm, undetected = _truth(dataset, normaliser)
+    scheme = dataset.scheme
+    face = metrics.mean_offsets(metrics.upright(truth, truth, scheme, norm))
+    figure, axis = pyplot().subplots(figsize=(6.4, 6.4), layout="constrained")
+    for region, ids in scheme.regions.items():
+        if region != "inner":
+            colour = np.minimum(np.array(REGION_COLOURS[region]) / 255, 0.8)
+            axis.plot(*face[list(ids)].T, ".", color=colour, markersize=7, label=region)
+    for name, points in found.items():
+        offsets = metrics.mean_offsets(
+            metrics.signed_errors(points, truth, scheme, norm, undetected=undetected)
+        )
+        ends = np.stack([face, face + offsets, np.full_like(face, np.nan)], axis=1).reshape(-1, 2)
+        axis.plot(*ends.T, color=COLOURS.get(name), linewidth=1.6, label=name)
+    axis.set(aspect="equal", xticks=[], yticks=[], title="mean signed errors, true to scale")
+    axis.invert_yaxis()
+    for side in axis.spines.values():
+        side.set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="lower left", ncols=2)
     save_figure(figure, out)
 
 

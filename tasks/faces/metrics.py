@@ -121,6 +121,43 @@ def subset_masks(subsets: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     return {name: np.array([name in face for face in subsets]) for name in names}
 
 
+def signed_errors(
+    pred: np.ndarray,
+    gt: np.ndarray,
+    scheme: Scheme,
+    norm: np.ndarray,
+    mask: np.ndarray | None = None,
+    undetected: np.ndarray | None = None,
+) -> np.ndarray:
+    """(N, K, 2) prediction less truth over the normaliser, in upright faces; NaN where a point does not count.
+
+    x runs along the line from the person's right eye to the left one, y at a right angle to it, downwards in an upright
+    picture, so that turned heads in the picture's plane add up. NaN for faces whose eye corners are not labelled.
+    """
+    counted = ~np.isnan(_normalised(pred, gt, norm, mask, undetected))
+    shift = upright(pred, gt, scheme, norm) - upright(gt, gt, scheme, norm)
+    return np.where(counted[:, :, None], shift, np.nan)
+
+
+def upright(points: np.ndarray, gt: np.ndarray, scheme: Scheme, norm: np.ndarray) -> np.ndarray:
+    """(N, K, 2) pixels → lengths of the normaliser from the middle between the true eyes, along their line and across it."""
+    points, gt = np.asarray(points, dtype=np.float64), np.asarray(gt, dtype=np.float64)
+    right, left = (gt[:, list(group)].mean(axis=1) for group in scheme.eye_groups["inter-ocular"])
+    with np.errstate(invalid="ignore"):
+        across = (left - right) / np.linalg.norm(left - right, axis=1, keepdims=True)
+    down = np.stack([-across[:, 1], across[:, 0]], axis=1)
+    away = (points - ((right + left) / 2)[:, None]) / np.asarray(norm, dtype=np.float64)[:, None, None]
+    return np.stack([(away * axis[:, None]).sum(axis=2) for axis in (across, down)], axis=2)
+
+
+def mean_offsets(signed: np.ndarray) -> np.ndarray:
+    """(K, 2) mean of signed errors (N, K, 2) over the faces in which a point counts; NaN for a point that never does."""
+    counted = np.isfinite(signed).all(axis=2, keepdims=True)
+    count = counted.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return np.where(counted, signed, 0.0).sum(axis=0) / np.where(count, count, np.nan)
+
+
 def evaluate(
     pred: np.ndarray,
     gt: np.ndarray,
@@ -141,8 +178,9 @@ def evaluate(
     in FR and AUC), are not in any NME, which cannot be known for them, and are counted in `undetected`.
 
     Returns nme (percent), fr@0.08, fr@0.10 (percent), auc@0.08, auc@0.10 (0 to 1), faces, undetected,
-    normaliser, subsets {name: the same figures}, regions {name: NME percent}, points [NME percent a point]. A
-    figure without any face is None. Raises UserError as `nme_per_image` does, naming the face by its number.
+    normaliser, subsets {name: the same figures}, regions {name: NME percent}, points [NME percent a point],
+    offsets [mean signed error (x, y) percent a point, as in `signed_errors`: how differently the two place it], and
+    nme_without_offsets (percent), what would be left were those constants taken off. A figure without any face is None. Raises UserError as `nme_per_image` does, naming the face by its number.
     """
     gt = np.asarray(gt, dtype=np.float64)
     if not len(gt):
@@ -151,6 +189,8 @@ def evaluate(
     norm = scheme.normaliser(gt, name, rects)
     errors = nme_per_image(pred, gt, norm, mask, undetected)
     by_point = _normalised(pred, gt, norm, mask, undetected)
+    signed = signed_errors(pred, gt, scheme, norm, mask, undetected)
+    offsets = mean_offsets(signed)
     if subsets is not None and not isinstance(subsets, Mapping):
         subsets = subset_masks(subsets)
     return {
@@ -163,6 +203,8 @@ def evaluate(
             key: _percent(_mean_of_rows(by_point[:, list(ids)])) for key, ids in scheme.regions.items()
         },
         "points": [_percent(_mean_of_rows(by_point[:, i : i + 1])) for i in range(by_point.shape[1])],
+        "offsets": [[_percent(float(v)) for v in row] for row in offsets],
+        "nme_without_offsets": _percent(_mean_of_rows(np.linalg.norm(signed - offsets, axis=2))),
     }
 
 

@@ -29,7 +29,7 @@ class FacesTask(Task):
     unit = "%"
     formats = ("onnx", "onnx-int8")
     said_by_data = ("data.n_points",)
-    units = {"fr@0.08": "%", "auc@0.08": "0–1", "fr@0.10": "%", "auc@0.10": "0–1"}
+    units = {"nme_without_offsets": "%", "fr@0.08": "%", "auc@0.08": "0–1", "fr@0.10": "%", "auc@0.10": "0–1"}
     # a part of the default's faces, so that its cache serves both; small batches and a high rate, since only the
     # number of steps counts in so short a run; mild geometry and no photometric augmentation, which costs as much as a
     # small network; one thread, since threads that wait for each other cost more than they do at this size

@@ -130,8 +130,13 @@ def test_report_figures(tmp_path, names):
     models = {n: FacesTask().build_student(cfg) for n in names}
     data = Data(None, None, dataset(undetected=(2,)), "noise", "landmark-box", 64)
     found = figures.report_figures(models, data, cfg, tmp_path)
-    assert [f for f, _ in found] == ["ced.png", "contact.png", "regions.png"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ced.png", "contact.png", "regions.png"]
+    assert [f for f, _ in found] == ["ced.png", "contact.png", "regions.png", "offsets.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ced.png",
+        "contact.png",
+        "offsets.png",
+        "regions.png",
+    ]
     for file, caption in found:
         assert caption.endswith(".")
         Image.open(tmp_path / file).verify()

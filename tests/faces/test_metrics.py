@@ -112,7 +112,43 @@ def test_evaluate_by_hand():
     assert result["regions"]["mouth"] == pytest.approx((5 + 20) / 2)
     assert result["regions"]["inner"] == pytest.approx((5 + 100 * 2 * 20 / 51 / 10) / 2)
     assert result["points"][0] == pytest.approx(2.5) and result["points"][67] == pytest.approx(12.5)
+    # the line of the eyes is (3, 4)/5: of 0.5 px to the right 0.3 lie along it and −0.4 at a right angle to it
+    assert result["offsets"][0] == pytest.approx([1.5, -2])
+    # of 2 px upwards −1.6 lie along it and −1.2 at a right angle to it; the mean of both faces
+    assert result["offsets"][67] == pytest.approx([(3 - 16) / 2, (-4 - 12) / 2])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_offsets_are_of_upright_faces_and_what_is_left_is_the_rest():
+    """The same drawing at several places, sizes and turns, predicted with one constant error a point and alternating ones."""
+    rng = np.random.default_rng(5)
+    drawing, constant = rng.uniform(-1, 1, (68, 2)), rng.uniform(-0.1, 0.1, (68, 2))
+    drawing[36], drawing[45] = (-0.5, 0.0), (0.5, 0.0)
+    faces, found = [], []
+    for k in range(6):
+        angle, size, place = rng.uniform(-3, 3), rng.uniform(20, 80), rng.uniform(0, 300, 2)
+        turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        faces.append(drawing @ turn + place)
+        found.append((drawing + constant + (-1) ** k * np.array([0.03, 0.04])) @ turn + place)
+    result = metrics.evaluate(np.array(found), np.array(faces), SCHEMES[68])
+    assert np.array(result["offsets"]) == pytest.approx(100 * constant)
+    assert result["nme_without_offsets"] == pytest.approx(5)
+    assert result["nme"] != pytest.approx(5, abs=0.5)
+
+
+def test_offsets_leave_out_what_is_not_labelled():
+    gt = np.random.default_rng(2).uniform(0, 90, (3, 68, 2))
+    gt[:, 36], gt[:, 45] = (40, 40), (50, 40)
+    pred = gt + np.array([[[1.0, 0.0]], [[2.0, 0.0]], [[3.0, 0.0]]])
+    gt[0, 3], gt[:, 5], gt[2, 36] = np.nan, np.nan, np.nan  # the last face has no eye line
+    result = metrics.evaluate(pred, gt, SCHEMES[68], "landmark-box")
+    norm = SCHEMES[68].normaliser(gt, "landmark-box")
+    assert result["offsets"][3] == pytest.approx([100 * 2 / norm[1], 0])
+    assert result["offsets"][4] == pytest.approx([100 * (1 / norm[0] + 2 / norm[1]) / 2, 0])
+    assert result["offsets"][5] == [None, None]
+    nothing = metrics.evaluate(pred[2:], gt[2:], SCHEMES[68], "landmark-box")
+    assert nothing["nme_without_offsets"] is None and nothing["offsets"][0] == [None, None]
+    json.dumps(nothing, allow_nan=False)
 
 
 def test_undetected_faces_are_failures_without_an_nme():
