@@ -195,7 +195,9 @@ class Generator:
         roll = np.radians(pose.roll)
         spin = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
         outward = (self.landmarks.contour_out * [1.0, -1.0]) @ spin.T
-        contour = landmarks.choose_contour(paths, plain.project(paths)[..., :2], outward)
+        contour = landmarks.choose_contour(
+            paths, plain.project(paths)[..., :2], outward, self.landmarks.contour_beyond
+        )
         points3d = self.landmarks.positions(head, brow, contour)
         flat = plain.project(points3d[98])[:, :2]
         low, high = flat.min(0), flat.max(0)
