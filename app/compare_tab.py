@@ -180,7 +180,13 @@ class CompareTab:
         """A picture through every network of a run; what is wrong is said in the status, and the rest stays as it was."""
         try:
             loaded = self.shelf.load(run)
-            found = compare(loaded, open_picture(picture), BOXES.get(where, "detector"), self.second(other))
+            found = compare(
+                loaded,
+                open_picture(picture),
+                BOXES.get(where, "detector"),
+                self.second(other),
+                baseline=baseline,
+            )
         except Exception as error:
             return [in_words(error), *[gr.skip()] * (len(self.outputs) - 2), None]
         there = baseline and "baseline" in found.drawn

@@ -30,12 +30,14 @@ class Compared:
     summary: str = ""
 
 
-def networks(run: Loaded, other: Loaded | None = None) -> dict[str, tuple[Loaded, str]]:
+def networks(
+    run: Loaded, other: Loaded | None = None, *, baseline: bool = True
+) -> dict[str, tuple[Loaded, str]]:
     """What is compared, by the name it is shown under: the run's networks, and the student of a second run.
 
     Raises UserError for a second run without a student, or one that does something else.
     """
-    found = {name: (run, name) for name in run.predictors}
+    found = {name: (run, name) for name in run.predictors if baseline or name != "baseline"}
     if other is not None:
         if "student" not in other.predictors:
             raise UserError("The second run has no student yet: choose another one.")
@@ -45,9 +47,11 @@ def networks(run: Loaded, other: Loaded | None = None) -> dict[str, tuple[Loaded
     return found
 
 
-def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None) -> Compared:
+def compare_faces(
+    run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None, baseline: bool
+) -> Compared:
     """Landmarks: the faces are found once, so that all networks look at the same ones."""
-    predictors = {name: r.predictors[n] for name, (r, n) in networks(run, other).items()}
+    predictors = {name: r.predictors[n] for name, (r, n) in networks(run, other, baseline=baseline).items()}
     look = next(iter(run.predictors.values())).look(pixels, box)
     looks = dict.fromkeys(predictors, look)
     if other is not None:  # whose crops may be of another size
@@ -87,9 +91,11 @@ def compare_faces(run: Loaded, pixels: np.ndarray, box: str | None, other: Loade
     return compared
 
 
-def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None = None) -> Compared:
+def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None, baseline: bool) -> Compared:
     """Classes: the five likeliest of each network, side by side."""
-    found = {name: r.predictors[n](pixels) for name, (r, n) in networks(run, other).items()}
+    found = {
+        name: r.predictors[n](pixels) for name, (r, n) in networks(run, other, baseline=baseline).items()
+    }
     compared = Compared({name: pixels for name in found})
     compared.bars = {name: {g.name: g.probability for g in guesses} for name, guesses in found.items()}
     compared.header = ["class", *found]
@@ -118,13 +124,17 @@ def finds_faces(run: Loaded) -> bool:
     return hasattr(next(iter(run.predictors.values())), "look")
 
 
-def compare(run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None) -> Compared:
-    """The picture (H, W, 3) uint8 RGB through every network of the run; ``box``: see Landmarker.
+def compare(
+    run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None, *, baseline: bool = True
+) -> Compared:
+    """The picture (H, W, 3) uint8 RGB through every network of the run, the baseline where asked; ``box``: see Landmarker.
 
     With ``other``, through the student of that run as well. Raises UserError.
     """
     found = (
-        compare_faces(run, pixels, box, other) if finds_faces(run) else compare_classes(run, pixels, other)
+        compare_faces(run, pixels, box, other, baseline)
+        if finds_faces(run)
+        else compare_classes(run, pixels, other, baseline)
     )
     missing = [name for name in ("teacher", "student") if name not in run.models]
     if missing:

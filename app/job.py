@@ -58,12 +58,24 @@ class State:
             return f"Stopped {self.name}.{more}"
         return f"{self.name} failed: {self.lines[-1] if self.lines else f'exit status {self.status}'}.{more}"
 
+    def spoken(self) -> str:
+        """`said` for those who hear it: while it trains another sentence comes with each phase, not each second."""
+        if self.name is None:
+            return ""
+        if not self.going:
+            return self.said()
+        if self.stopping:
+            return f"Stopping {self.name}."
+        found = self._epoch()
+        return f"Training {self.name}: {f'the {found[1]}' if found else 'getting ready'}."
+
     def stage(self) -> str:
         """The phase and epoch of the last line that names them."""
-        for line in reversed(self.lines):
-            if found := EPOCH.match(line):
-                return f"{found[1]}, epoch {found[2]} of {found[3]} done"
-        return "getting ready"
+        found = self._epoch()
+        return f"{found[1]}, epoch {found[2]} of {found[3]} done" if found else "getting ready"
+
+    def _epoch(self) -> re.Match | None:
+        return next((found for line in reversed(self.lines) if (found := EPOCH.match(line))), None)
 
 
 class Job:

@@ -37,10 +37,11 @@ CLOCK = 20  # frames that a rate is taken over
 class Watcher:
     """One network on frames that follow each other: what it sees drawn, how long it takes, how much its points tremble."""
 
-    def __init__(self, predictor: Any, *, smooth: bool, box: str | None):
-        self.predictor = predictor
-        follows = hasattr(predictor, "follow")
-        self.follower = predictor.follow(smooth=smooth, box=box) if follows else None
+    def __init__(self, predictor: Any, *, smooth: bool, box: str | None, beside: Watcher | None = None):
+        self.predictor, self.follower = predictor, None
+        if hasattr(predictor, "follow"):
+            other = beside.follower if beside is not None else None
+            self.follower = predictor.follow(smooth=smooth, box=box, beside=other)
         self.took: deque[float] = deque(maxlen=CLOCK)  # seconds of the last frames, with finding and drawing
         self.ended: deque[float] = deque(maxlen=CLOCK)
 
@@ -76,6 +77,16 @@ class Watcher:
         return f", jitter {value:.2f} % of {self.predictor.size_name} (for a face that holds still)"
 
 
+def watchers(loaded: Loaded, names: tuple[str, ...], *, smooth: bool, box: str | None) -> dict[str, Watcher]:
+    """Those networks of a run that it has; they share the looks for faces."""
+    found: dict[str, Watcher] = {}
+    for name in names:
+        if name in loaded.predictors:
+            first = next(iter(found.values()), None)
+            found[name] = Watcher(loaded.predictors[name], smooth=smooth, box=box, beside=first)
+    return found
+
+
 class Camera:
     """A camera's frames: the student sees each one, the teacher, in a thread of its own, the latest when it is ready.
 
@@ -83,10 +94,10 @@ class Camera:
     """
 
     def __init__(self, loaded: Loaded, *, smooth: bool, box: str | None):
-        make = {n: Watcher(p, smooth=smooth, box=box) for n, p in loaded.predictors.items()}
-        if "student" not in make:
+        found = watchers(loaded, ("student", "teacher"), smooth=smooth, box=box)
+        if "student" not in found:
             raise UserError("This run has no student yet: choose another run.")
-        self.student, self.teacher = make["student"], make.get("teacher")
+        self.student, self.teacher = found["student"], found.get("teacher")
         self._condition = threading.Condition()
         self._waiting: tuple[np.ndarray, float] | None = None
         self._drawn: np.ndarray | None = None
@@ -157,12 +168,8 @@ def annotate(
 
     ``folder``: where that is written. Ends early once ``stopped``. Raises UserError for a file that is no video.
     """
-    watchers = {
-        n: Watcher(loaded.predictors[n], smooth=smooth, box=box)
-        for n in ("teacher", "student")
-        if n in loaded.predictors
-    }
-    if not watchers:
+    watching = watchers(loaded, ("teacher", "student"), smooth=smooth, box=box)
+    if not watching:
         raise UserError("This run has neither a teacher nor a student yet: choose another run.")
     if not _is_video(source):
         raise UserError("This file is not a video that can be opened here: use MP4 (H.264) or WebM.")
@@ -180,7 +187,7 @@ def annotate(
                     f"This video has {pixels.shape[1]} × {pixels.shape[0]} pixels: make it smaller."
                 )
             pixels = shrunk(pixels, WIDTH)
-            both = np.hstack([w(pixels, count / rate) for w in watchers.values()])
+            both = np.hstack([w(pixels, count / rate) for w in watching.values()])
             both = both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]  # the encoder takes even sizes
             out = out or VideoFile(path, both.shape, rate)
             out.add(both)
@@ -194,7 +201,7 @@ def annotate(
         return
     times = "  \n".join(
         f"**{n.capitalize()}** ({side}): {w.milliseconds:.0f} ms a frame, all included{w.jitter}"
-        for (n, w), side in zip(watchers.items(), ("left", "right"), strict=False)
+        for (n, w), side in zip(watching.items(), ("left", "right"), strict=False)
     )
     cut = f" Only the first {count / rate:.0f} seconds were looked at." if count == most < whole else ""
     yield Progress(count, count, f"{count} frames done.{cut}  \n{times}", path)

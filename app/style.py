@@ -7,6 +7,7 @@ import gradio as gr
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: auto}
 .gradio-container, .gradio-container > .main {width: 100%; min-width: 0}  /* else a wide table widens a phone's page */
+.unseen {position: absolute !important; width: 1px !important; height: 1px !important; overflow: hidden; clip-path: inset(50%)}
 @media (max-width: 640px) {
   .side-by-side {flex-direction: column; flex-wrap: nowrap}
   .side-by-side > * {width: 100% !important; min-width: 0 !important; max-width: 100%}
@@ -14,7 +15,7 @@ CSS = """
 """
 
 # The parts of a tab are made when it is first opened, and places for pictures anew with every picture. Messages that come
-# by themselves are of the class "spoken", but for those that change every second.
+# by themselves are of the class "spoken", but for those that change every second, which have an "unseen" one beside them.
 JS = """() => {
   const set = (element, values) => {
     for (const [name, value] of Object.entries(values))

@@ -45,6 +45,7 @@ class TrainTab:
             self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="job-stop")
             self.resume = gr.Button("Continue", interactive=False, elem_id="job-resume")
         self.status = gr.Markdown("Nothing is being trained.", elem_id="job-state")
+        self.spoken = gr.Markdown("", elem_id="job-spoken", elem_classes=["spoken", "unseen"])
         self.curves = gr.Image(
             label="Loss and validation figure by epoch",
             show_label=False,
@@ -57,7 +58,15 @@ class TrainTab:
         self.log = gr.Textbox(
             label="What it prints", lines=SHOWN, max_lines=SHOWN, interactive=False, elem_id="job-log"
         )
-        self.outputs = [self.status, self.start, self.stop, self.resume, self.curves, self.log]
+        self.outputs = [
+            self.status,
+            self.spoken,
+            self.start,
+            self.stop,
+            self.resume,
+            self.curves,
+            self.log,
+        ]
         self.seen = gr.State(None)
         timer = gr.Timer(EVERY)
         quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
@@ -83,7 +92,7 @@ class TrainTab:
         try:
             action()
         except Exception as error:
-            return [in_words(error), *[gr.skip()] * (len(self.outputs) - 1)]
+            return [in_words(error), in_words(error), *[gr.skip()] * (len(self.outputs) - 2)]
         return self.shown(self.job.state())
 
     def look(self, seen: tuple | None) -> list[Any]:
@@ -102,7 +111,7 @@ class TrainTab:
         if (
             seen is not None and seen[-1] == now[-1]
         ):  # the picture, the largest part of an answer, is as it was
-            shown[4] = gr.skip()
+            shown[self.outputs.index(self.curves)] = gr.skip()
         return [*shown, now]
 
     def shown(self, state: State) -> list[Any]:
@@ -110,6 +119,7 @@ class TrainTab:
         curves = read(state.path / "plots/curves.png") if state.path else None
         return [
             state.said(),
+            state.spoken(),
             gr.Button(interactive=not state.going),
             gr.Button(interactive=state.going and not state.stopping),
             gr.Button(interactive=not state.going and state.after is not None),

@@ -172,11 +172,10 @@ class _Layer:
     def over(self, window: np.ndarray) -> np.ndarray:
         """The window with the layer laid over it."""
         size = window.shape[1::-1]
-        cover = self.cover.astype(np.float32)[..., None] / 255
-        colour = cv2.resize(
-            self.colour * cover, size, interpolation=cv2.INTER_AREA
-        )  # weighted, so that edges stay clean
-        cover = cv2.resize(cover, size, interpolation=cv2.INTER_AREA)[..., None]
+        # weighted, so that edges stay clean; in bytes, since the layer is far larger than the window
+        colour = cv2.multiply(self.colour, cv2.cvtColor(self.cover, cv2.COLOR_GRAY2RGB), scale=1 / 255)
+        colour = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
+        cover = cv2.resize(self.cover, size, interpolation=cv2.INTER_AREA)[..., None] / np.float32(255)
         return np.clip(np.round(window * (1 - cover) + colour), 0, 255).astype(np.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ SEARCH_EVERY = (
 )
 DRIFTED = 0.5  # IoU of a face's points with where it is found, below which it is begun again from there
 LOST = 3  # looks in a row that do not find a face before it is given up
+FRESH = (
+    0.15  # seconds that the faces of one look count as those of a later frame, where there are tracks already
+)
 GAP = 2.0  # seconds without a frame after which all begins anew
 GROWN = 2.0  # times that a face may grow or shrink between two frames; beyond, it is lost
 RECENT = 100  # frames that the jitter is taken over
@@ -60,6 +64,23 @@ def _share(cutoff: np.ndarray | float, step: float) -> np.ndarray | float:
     return 1 / (1 + 1 / (2 * math.pi * cutoff * step))
 
 
+class Finder:
+    """Where the faces are, found once for several networks that follow the same frames."""
+
+    def __init__(self, landmarker: Landmarker):
+        self.landmarker = landmarker  # whose detector is made when it is first needed
+        self._lock = threading.Lock()
+        self._found: list[Rect] = []
+        self._when = -math.inf
+
+    def __call__(self, pixels: np.ndarray, seconds: float, fresh: float = 0.0) -> tuple[list[Rect], float]:
+        """The faces of the frame at this time, or of one at most ``fresh`` seconds away that another network looked at; and when."""
+        with self._lock:
+            if abs(seconds - self._when) > fresh:
+                self._found, self._when = self.landmarker.detector.detect(pixels), seconds
+            return self._found, self._when
+
+
 @dataclass
 class Track:
     """One face: its latest points, what steadies them, and the recent points before that, for the jitter."""
@@ -79,11 +100,20 @@ class Follower:
 
     The faces are looked for every ``SEARCH_EVERY`` seconds; between, each one's crop lies around its last points, which
     costs one pass of the network a face. ``smooth`` steadies the points by :class:`OneEuro`, whose unit is the distance
-    between the eyes, so that near and far faces are treated alike. ``box="whole"``: the frame is one face.
+    between the eyes, so that near and far faces are treated alike. ``box="whole"``: the frame is one face. ``beside``: a
+    follower of another network on the same frames, with which the looks for faces are shared.
     """
 
-    def __init__(self, landmarker: Landmarker, *, smooth: bool = False, box: str | None = None):
+    def __init__(
+        self,
+        landmarker: Landmarker,
+        *,
+        smooth: bool = False,
+        box: str | None = None,
+        beside: Follower | None = None,
+    ):
         self.landmarker, self.smooth, self.box = landmarker, smooth, box
+        self.finder = Finder(landmarker) if beside is None else beside.finder
         self.tracks: list[Track] = []
         self.searched = -math.inf
         self._bent: deque[float] = deque(maxlen=RECENT)  # squares of second differences, of the last ones
@@ -102,8 +132,7 @@ class Follower:
             self.tracks = [t for t in self.tracks if self.landmarker.size(t.face) > 0]
         else:
             if not self.tracks or seconds - self.searched >= SEARCH_EVERY:
-                self._search(pixels)
-                self.searched = seconds
+                self._search(pixels, seconds)
             self._follow(pixels)
         return [self._shown(track, seconds) for track in self.tracks]
 
@@ -123,9 +152,10 @@ class Follower:
     def _filter(self) -> OneEuro | None:
         return OneEuro() if self.smooth else None
 
-    def _search(self, pixels: np.ndarray) -> None:
+    def _search(self, pixels: np.ndarray, seconds: float) -> None:
         """Looks for faces: new ones are taken up, drifted ones begun again, those missed for too long given up."""
-        look = self.landmarker.look(pixels)
+        rects, self.searched = self.finder(pixels, seconds, FRESH if self.tracks else 0.0)
+        look = self.landmarker.around(rects)
         boxes = [_box(t.face.points) for t in self.tracks]
         paired = match(boxes, look.rects)
         for place, track in enumerate(self.tracks):

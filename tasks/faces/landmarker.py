@@ -82,10 +82,14 @@ class Landmarker:
         """Where the faces of an RGB array are, for any network with the same crops: see :meth:`__call__`."""
         height, width = pixels.shape[:2]
         if box is None or (isinstance(box, str) and box == "detector"):
-            return Look(self.detector.detect(pixels), self.cfg.data.scale, self.cfg.detector_passes)
+            return self.around(self.detector.detect(pixels))
         if isinstance(box, str) and box == "whole":
             return Look([_whole(width, height)], 1.0, 1)
         return Look([_checked(box, width, height)], self.cfg.data.scale, 1)
+
+    def around(self, rects: list[Rect]) -> Look:
+        """The look at what a detector found."""
+        return Look(rects, self.cfg.data.scale, self.cfg.detector_passes)
 
     def predict(self, pixels: np.ndarray, look: Look) -> list[Face]:
         """The face at each rectangle, in their order."""
@@ -134,11 +138,13 @@ class Landmarker:
         eyes = self.scheme.own_normaliser in self.scheme.eye_groups
         return "the distance between the eyes" if eyes else "the size of the face"
 
-    def follow(self, *, smooth: bool = False, box: str | None = None) -> Follower:
+    def follow(
+        self, *, smooth: bool = False, box: str | None = None, beside: Follower | None = None
+    ) -> Follower:
         """For frames that follow each other, in which faces are found once and followed; see :class:`Follower`."""
         from .follow import Follower
 
-        return Follower(self, smooth=smooth, box=box)
+        return Follower(self, smooth=smooth, box=box, beside=beside)
 
     def draw(self, image: Any, faces: list[Face]) -> np.ndarray:
         """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box."""
@@ -157,7 +163,7 @@ class Landmarker:
         The picture, darkened, with a line from each point of ``others`` (a dot) to that of ``faces``; and a row a face:
         mean and largest distance in percent of the :meth:`size` of ``others``, and the point that is it.
         """
-        out = (to_rgb(image) * 0.45).round().astype(np.uint8)
+        out = np.round(np.arange(256) * 0.45).astype(np.uint8)[to_rgb(image)]
         rows = []
         for number, (face, other) in enumerate(zip(faces, others, strict=True)):
             moved = np.linalg.norm(face.points - other.points, axis=1)

@@ -66,6 +66,8 @@ def test_faces_are_looked_for_once_and_compared_face_by_face(runs):
     assert set(found.drawn) == {"teacher", "student", "baseline"}
     assert [r[:2] for r in found.rows] == [["student", 1], ["baseline", 1]]
     assert found.summary.startswith("1 face found.") and found.difference.shape == pixels.shape
+    two = compare(run, pixels, "whole", baseline=False)
+    assert set(two.drawn) == {"teacher", "student"} and [r[:2] for r in two.rows] == [["student", 1]]
     blank = compare(run, np.full((90, 120, 3), 128, np.uint8), "detector")
     assert "No face was found" in blank.summary and blank.difference is None and not blank.rows
 

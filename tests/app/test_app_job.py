@@ -19,19 +19,26 @@ def wait(job, what, seconds=200):
 @pytest.mark.timeout(600)
 def test_started_stopped_and_gone_on_with_by_the_next_app(tmp_path):
     job = Job(tmp_path)
-    assert job.state().said() == "Nothing is being trained." and job.unfinished() is None
+    assert job.state().said() == "Nothing is being trained." and job.state().spoken() == ""
+    assert job.unfinished() is None
     with pytest.raises(UserError, match="nothing to go on with"):
         job.resume()
     job.start("classification", quick=True)
     assert job.state().said().startswith("Training classification/001 for ")
+    assert job.state().spoken() == "Training classification/001: getting ready."
     with pytest.raises(UserError, match="classification/001 is being trained: stop it first"):
         job.start("classification", quick=True)
     found = wait(job, lambda s: "epoch 2 of 10 done" in s.said())
     assert found.stage().startswith("teacher, epoch")
+    assert found.spoken() == "Training classification/001: the teacher."
     job.close()
     stopped = job.state()
     assert not stopped.going and stopped.status in (130, 143), stopped.lines
-    assert stopped.said() == "Stopped classification/001. Continue goes on with classification/001."
+    assert (
+        stopped.spoken()
+        == stopped.said()
+        == "Stopped classification/001. Continue goes on with classification/001."
+    )
     trained = (tmp_path / "classification/001/metrics.csv").read_text()
 
     later = Job(tmp_path)  # the next app

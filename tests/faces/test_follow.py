@@ -85,6 +85,26 @@ def test_the_filter_by_a_loop():
             assert found[i][k] == pytest.approx(last, rel=1e-12)
 
 
+def test_two_networks_on_the_same_frames_look_for_faces_once():
+    detector = Detector((100, 120))
+    student = landmarker(detector).follow()
+    teacher = landmarker(Detector()).follow(beside=student)  # its own detector would find nobody
+    alone = Detector((100, 120))
+    other = landmarker(alone).follow()
+    for i in range(20):  # 10 frames a second; the teacher sees every second one
+        picture, seconds = frame((100 + i, 120)), i / 10
+        detector.found = alone.found = [box((100 + i, 120))]
+        (face,), (same,) = student(picture, seconds), other(picture, seconds)
+        assert np.array_equal(face.points, same.points)
+        if i % 2 == 0:
+            (seen,) = teacher(picture, seconds)
+            assert np.allclose(seen.points, face.points, atol=0.5)
+    assert detector.asked == alone.asked == 4  # every half second; without sharing seven or eight
+    detector.found = []
+    assert student(frame(), 10.0) == teacher(frame(), 10.0) == [] and detector.asked == 5
+    assert student(frame(), 10.1) == [] and detector.asked == 6  # while there is none, every frame
+
+
 def test_time_that_stands_still_changes_nothing():
     filtered = OneEuro()
     first = filtered(np.array([1.0]), 5.0)
