@@ -202,7 +202,12 @@ def open_run(path: str | Path, model: str | None = None) -> OpenedRun:
         raise UserError(
             f"{run.path} has no weights yet: finish it with python -m srrl.train --resume {run.path}"
         )
-    return OpenedRun(run, task, resolve(task.settings, values), [model] if model else names)
+    cfg = resolve(task.settings, values)
+    if unsaid := task.unsaid(cfg):
+        raise UserError(
+            f"{run.config} does not say {', '.join(sorted(unsaid))}, as a training's does: restore that file"
+        )
+    return OpenedRun(run, task, cfg, [model] if model else names)
 
 
 def open_predictor(source: str | Path, model: str = "student") -> tuple[Task, Any]:

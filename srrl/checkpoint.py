@@ -21,6 +21,7 @@ from srrl.runs import atomic
 
 STATE_VERSION = 1
 CHECKSUM = "srrl.crc32"  # in the header of what this module writes
+NORMALISATION = "normalisation"  # in the header of all weights that it writes, and of nothing else
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def save_weights(path: Path, model: nn.Module, **metadata: str) -> None:
     ``metadata``, its normalisations and a checksum of everything are kept in the file's header.
     """
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    header = {"format": "pt", "normalisation": json.dumps(normalisations(model)), **metadata}
+    header = {"format": "pt", NORMALISATION: json.dumps(normalisations(model)), **metadata}
     data = safetensors_bytes(state, metadata={**header, CHECKSUM: _checksum(state, header)})
     with atomic(path) as temporary:
         temporary.write_bytes(data)
@@ -83,7 +84,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             f"{path} is damaged or no safetensors file ({_line(error)}): write or copy it again"
         ) from error
     expected = metadata.get(CHECKSUM)
-    if expected is not None and expected != _checksum(tensors, metadata):
+    ours = expected is not None or NORMALISATION in metadata
+    if ours and expected != _checksum(tensors, metadata):
         raise UserError(f"{path} is damaged (its checksum does not fit): write or copy it again")
     return metadata, tensors
 
@@ -119,7 +121,7 @@ def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         metadata, tensors = _read_safetensors(path)
         try:
-            found = json.loads(metadata.get("normalisation", "{}"))
+            found = json.loads(metadata.get(NORMALISATION, "{}"))
         except ValueError as error:
             raise UserError(
                 f"{path} is damaged (its header, {_line(error)}): save or copy it again"

@@ -116,7 +116,11 @@ class Task:
         return {}
 
     def open_to_data(self, cfg: RunSettings) -> set[str]:
-        """Those of ``said_by_data`` that the data will decide: the ones not set."""
+        """Those of ``said_by_data`` that the data will decide: the ones not set, where a task does not say otherwise."""
+        return self.unsaid(cfg)
+
+    def unsaid(self, cfg: RunSettings) -> set[str]:
+        """Those of ``said_by_data`` that are not set; none in the settings of a run."""
         values = {k: cfg for k in self.said_by_data}
         for key in values:
             for part in key.split("."):

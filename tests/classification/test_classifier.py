@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import re
+import shutil
 
 import cv2
 import pytest
@@ -64,6 +66,14 @@ def test_predict_writes_a_table_and_drawn_copies(run, tmp_path):
     assert {r["class"] for r in rows} <= set(CLASSES)
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 4
     assert call("predict", folder / "run", folder / "set", "--box", "whole")[0] == 2
+
+
+def test_a_run_that_lost_a_setting_is_refused(run, tmp_path):
+    shutil.copytree(run[0] / "run", tmp_path / "run")
+    config = tmp_path / "run/config.yaml"
+    config.write_text(re.sub(r"(?m)^image_size: .*$", "image_size: null", config.read_text()))
+    status, _, error = call("predict", tmp_path / "run", run[0] / "set/test/red", "--out", tmp_path / "out")
+    assert status == 2 and "does not say image_size" in error and len(error.strip().splitlines()) == 1
 
 
 def test_evaluation_on_other_data_of_the_same_classes_and_of_others(run, tmp_path):

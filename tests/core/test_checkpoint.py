@@ -223,6 +223,17 @@ def test_no_flipped_bit_is_used(tmp_path):
         assert refused > 100, name
 
 
+def test_weights_of_ours_without_their_checksum_are_damaged(tmp_path):
+    """A flipped bit in the checksum's name makes none of it; what others wrote has none and is taken."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, nn.Linear(2, 2))
+    path.write_bytes(path.read_bytes().replace(b"srrl.crc32", b"srrl.crc33"))
+    with pytest.raises(UserError, match="checksum"):
+        read_weights(path)
+    save_file(nn.Linear(2, 2).state_dict(), path, metadata={"format": "pt"})
+    assert set(read_weights(path)) == {"weight", "bias"}
+
+
 def test_tied_weights_can_be_saved(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
