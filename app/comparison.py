@@ -33,7 +33,7 @@ class Compared:
 def networks(
     run: Loaded, other: Loaded | None = None, *, baseline: bool = True
 ) -> dict[str, tuple[Loaded, str]]:
-    """What is compared, by the name it is shown under: the run's networks, and the student of a second run.
+    """What is compared, by the name it is shown under: the run's networks, the baseline where asked, and the student of a second run.
 
     Raises UserError for a second run without a student, or one that does something else.
     """

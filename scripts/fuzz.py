@@ -2,8 +2,9 @@
 
 ``python scripts/fuzz.py --inputs 100000`` mutates valid annotation files of every format, settings, weights, checkpoints,
 exported files, run folders, caches and pictures, and makes up command lines. Nothing but UserError and RunError may come
-out, within five seconds (a command line: a minute) of the processor and 4 GB. Each target works in a process of its own, so that a crash of a library is found too. The
-input that failed is kept, made as small as it could be. Exit status 1 where something failed.
+out, within five seconds (a command line: a minute) of the processor and 4 GB. Each target works in a process of its own, so
+that a crash of a library is found too. The input that failed is kept, made as small as it could be. Exit status 1 where
+something failed.
 """
 
 from __future__ import annotations
@@ -372,9 +373,8 @@ def command_lines(work: Path) -> list[Target]:
         assert status == 0 or error.getvalue().strip(), "no word about what is wrong"
 
     names = st.sampled_from(("train", "evaluate", "predict", "compare", "benchmark", "export"))
-    return [
-        Target("command line", st.tuples(names, words_of), take, 2.0, 60.0)
-    ]  # evaluate scores and times a run
+    # evaluate scores and times a whole run
+    return [Target("command line", st.tuples(names, words_of), take, share=2.0, seconds=60.0)]
 
 
 def targets(work: Path) -> list[Target]:

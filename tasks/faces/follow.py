@@ -21,9 +21,7 @@ SEARCH_EVERY = (
 )
 DRIFTED = 0.5  # IoU of a face's points with where it is found, below which it is begun again from there
 LOST = 3  # looks in a row that do not find a face before it is given up
-FRESH = (
-    0.15  # seconds that the faces of one look count as those of a later frame, where there are tracks already
-)
+FRESH = 0.15  # seconds around a look within which another network, with tracks already, takes it over
 GAP = 2.0  # seconds without a frame after which all begins anew
 GROWN = 2.0  # times that a face may grow or shrink between two frames; beyond, it is lost
 RECENT = 100  # frames that the jitter is taken over

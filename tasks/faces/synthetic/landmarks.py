@@ -214,7 +214,6 @@ class Landmarks:
         self.contour_index, self.contour_weight, self.contour_out = (
             np.concatenate([m, f[::2]]) for m, f in zip(many, few, strict=True)
         )
-
         self.contour_beyond = np.concatenate([np.zeros(33), BEYOND_68, BEYOND_68[7::-1]])
 
     def _paths(self, half: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
