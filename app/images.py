@@ -8,12 +8,16 @@ is served as a custom component; so the class is changed, once, in the process o
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import cv2
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+
+from .files import is_address
 
 QUALITY = 85  # of live pictures, JPEG
 
@@ -26,12 +30,19 @@ def prepare_images() -> None:
 
 
 def _as_it_came(self: gr.Image, payload: ImageData | None) -> str | None:
-    """The path of an uploaded file, which gradio has checked, or a data URL; nothing else that a request may name."""
+    """The path of an uploaded file, or a data URL, or an address to say no to; nothing else that a request may name.
+
+    gradio checks where a path leads only in a payload that says what it is, and fills in for one that does not.
+    """
     if payload is None:
         return None
     if payload.path:
-        return payload.path
+        return payload.path if is_address(payload.path) or _uploaded(payload.path) else None
     return payload.url if payload.url and payload.url.startswith("data:image/") else None
+
+
+def _uploaded(path: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve())
 
 
 def _with(usual: Any) -> Any:

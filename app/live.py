@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import VideoFile, read_video, video_length
+from srrl.media import VideoFile, read_video, video_length, video_size
 from srrl.speed import threads
 
 from .pictures import shrunk
@@ -31,6 +31,9 @@ LONGEST = 60.0  # seconds of a video that are looked at
 PAUSE = 2.0  # seconds without a frame that no rate is taken over
 MOST_FRAMES = 1800  # of a video
 MOST_PIXELS = 16_000_000  # of one of its frames
+FEWEST = 32  # pixels of its sides
+PACKET = 188  # bytes of an MPEG-TS
+RATES = (1.0, 120.0)  # frames a second of what is written: encoders refuse others
 CLOCK = 20  # frames that a rate is taken over
 
 
@@ -173,6 +176,13 @@ def annotate(
         raise UserError("This run has neither a teacher nor a student yet: choose another run.")
     if not _is_video(source):
         raise UserError("This file is not a video that can be opened here: use MP4 (H.264) or WebM.")
+    width, height = video_size(source)
+    if width * height > MOST_PIXELS:  # before a frame of that size is made
+        raise UserError(f"This video has {width} × {height} pixels: make it smaller.")
+    if min(width, height) < FEWEST:
+        raise UserError(
+            f"This video has {width} × {height} pixels, fewer than can show a face: choose another."
+        )
     whole, rate = video_length(source)
     most = min(MOST_FRAMES, max(1, int(LONGEST * rate)))
     total = min(whole, most) if whole else most
@@ -182,14 +192,10 @@ def annotate(
         for pixels, _ in read_video(source):
             if count == most or stopped():
                 break
-            if pixels.size > 3 * MOST_PIXELS:
-                raise UserError(
-                    f"This video has {pixels.shape[1]} × {pixels.shape[0]} pixels: make it smaller."
-                )
             pixels = shrunk(pixels, WIDTH)
             both = np.hstack([w(pixels, count / rate) for w in watching.values()])
             both = both[: both.shape[0] // 2 * 2, : both.shape[1] // 2 * 2]  # the encoder takes even sizes
-            out = out or VideoFile(path, both.shape, rate)
+            out = out or VideoFile(path, both.shape, float(np.clip(rate, *RATES)))
             out.add(both)
             count += 1
             yield Progress(count, total, f"{count} of {total} frames")
@@ -210,11 +216,10 @@ def annotate(
 def _is_video(source: Path) -> bool:
     """Whether the file begins as one of the usual containers: a list of other files, which FFmpeg would follow, does not."""
     with open(source, "rb") as handle:
-        head = handle.read(12)
+        head = handle.read(PACKET + 1)
     return (
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, MOV
-        or head.startswith(
-            (b"\x1aE\xdf\xa3", b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"G")
-        )
+        or head.startswith((b"\x1aE\xdf\xa3", b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"))
         or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+        or head[::PACKET] == b"GG"  # MPEG-TS: each of its packets begins so
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
@@ -15,6 +16,7 @@ from . import runs_tab
 from .benchmark_tab import BenchmarkTab
 from .compare_tab import NOBODY, CompareTab
 from .files import download_nothing, swept
+from .guard import UPLOAD, Guard
 from .images import prepare_images
 from .job import Job
 from .live_tab import LiveTab
@@ -31,6 +33,7 @@ NOTHING = """### There is no trained run yet
 A quick one takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
+SESSIONS = 200  # browser tabs whose last inputs gradio remembers
 WAITING = 64  # requests in the queue; the next one is told to come again
 
 
@@ -113,13 +116,15 @@ def serve(shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, f
     """Serves the page until it is interrupted. Raises UserError where the address is not to be had.
 
     folder: where uploads and pictures that are shown are kept for a while.
-    Training can be started from the page where it is for this machine alone, or asks for a password.
+    Training can be started from the page where it is for this machine alone, or asks for a password. Without a password, a page for
+    this machine alone answers only to this machine's own names.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks itself whether it has begun
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost,127.0.0.1,::1")))
     job = Job(shelf.root) if host in LOCAL or auth else None
+    own = frozenset(LOCAL) if host in LOCAL and not auth else None
     page = build(shelf, job)
     try:
         page.launch(
@@ -132,7 +137,9 @@ def serve(shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, f
             enable_monitoring=False,
             run_history=False,
             allowed_paths=[],
-            max_file_size="64mb",
+            max_file_size=UPLOAD,
+            state_session_capacity=SESSIONS,
+            app_kwargs={"middleware": [Middleware(Guard, hosts=own, folder=folder)]},
             ssr_mode=False,
             pwa=False,
             mcp_server=False,

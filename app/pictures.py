@@ -20,6 +20,9 @@ from .files import refuse_addresses
 MOST_PIXELS = 50_000_000  # of a file, decoded: 150 MB
 LONGEST = 2048  # pixels; larger pictures are shrunk to this before anything looks at them
 LARGE = 20_000_000  # bytes of a decoded picture after which memory is handed back
+TOO_LARGE = (
+    f"This picture has {{}} than the {MOST_PIXELS // 10**6} megapixels that are allowed: make it smaller."
+)
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -48,10 +51,10 @@ def _read(source: str | Path) -> np.ndarray:
             with Image.open(_readable(source), formats=KINDS) as opened:
                 width, height = opened.size
                 if width * height > MOST_PIXELS:
-                    raise UserError(_too_large(f"{width} × {height} pixels"))
+                    raise UserError(TOO_LARGE.format(f"{width} × {height} pixels, more"))
                 return _decoded(opened)
     except Image.DecompressionBombError:
-        raise UserError(_too_large("far more")) from None
+        raise UserError(TOO_LARGE.format("far more pixels")) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise UserError(
             "This file is not a picture that can be opened here: use JPEG, PNG, WebP, BMP, GIF or TIFF."
@@ -80,7 +83,3 @@ def _decoded(opened: Any) -> np.ndarray:
         raise UserError(
             "This picture is damaged and cannot be opened: save it again, or choose another."
         ) from None
-
-
-def _too_large(size: str) -> str:
-    return f"This picture has {size}, more than the {MOST_PIXELS // 10**6} megapixels that are allowed: make it smaller."

@@ -158,6 +158,17 @@ def video_length(path: Path) -> tuple[int, float]:
         capture.release()
 
 
+def video_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels as the file says them, before anything is decoded; 0 where it does not."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return tuple(int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    finally:
+        capture.release()
+
+
 def _rate(capture: Any) -> float:
     import cv2
 

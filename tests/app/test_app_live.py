@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 from srrl_app.files import sweep
@@ -99,6 +100,31 @@ def test_long_videos_are_cut(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr("srrl_app.live.MOST_FRAMES", 4)
     *_, last = annotate(loaded, video(tmp_path / "a.mp4", 8), tmp_path, smooth=False, box="whole")
     assert "4 frames done. Only the first 0 seconds were looked at." in last.said and LONGEST > 0
+
+
+def test_bombs_are_refused_before_a_frame_of_theirs_is_made(loaded, tmp_path):
+    """A few hundred kilobytes that hold frames of 768 MB, and of 72: neither is decoded, as the memory shows."""
+    from PIL import Image
+
+    Image.new("P", (16000, 16000)).save(tmp_path / "bomb.gif")
+    large = video(tmp_path / "large.avi", 2, "MJPG", (6000, 4000))
+    level = psutil.Process().memory_info().rss
+    for path, said in (
+        (tmp_path / "bomb.gif", "not a video"),
+        (large, "6000 × 4000 pixels: make it smaller"),
+    ):
+        with pytest.raises(UserError, match=said):
+            next(annotate(loaded, path, tmp_path, smooth=False, box=None))
+    assert psutil.Process().memory_info().rss < level + 50e6
+
+
+def test_tiny_and_very_slow_videos(loaded, tmp_path):
+    with pytest.raises(UserError, match="16 × 16 pixels, fewer than can show a face"):
+        next(
+            annotate(loaded, video(tmp_path / "a.avi", 2, "MJPG", (16, 16)), tmp_path, smooth=False, box=None)
+        )
+    slow = video(tmp_path / "b.avi", 3, "MJPG", rate=0.01)
+    assert list(annotate(loaded, slow, tmp_path, smooth=False, box="whole"))[-1].file.stat().st_size > 0
 
 
 def test_what_is_no_video_is_said_and_lists_of_other_files_are_not_followed(loaded, tmp_path):

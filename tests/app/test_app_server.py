@@ -217,18 +217,58 @@ def join(address, name, data, session="s"):
 
 
 @pytest.mark.parametrize("key", ["url", "path"])
-def test_files_of_the_server_are_not_opened_as_pictures(server, picture, key):
-    """Neither as a camera's frame, whose function the page does not name, nor as an upload."""
-    payload = {"path": None, "url": None, "meta": {"_type": "gradio.FileData"}} | {key: str(picture)}
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {"meta": {"_type": "x"}}, {}])
+def test_files_of_the_server_are_not_opened_as_pictures(server, picture, key, meta):
+    """Neither as a camera's frame, whose function the page does not name, nor as an upload, whatever the payload says it is."""
+    payload = {"path": None, "url": None, **meta} | {key: str(picture)}
     asked = (
         ("stream", [payload, "faces/001", False, WHOLE, None]),
         ("compare", [payload, "faces/001", WHOLE, False, None]),
     )
     for i, (name, data) in enumerate(asked):
-        last = join(server, name, data, f"{key}{i}")[-1]
+        last = join(server, name, data, f"thief{i}")[-1]  # one browser tab: two have a camera at a time
         answer = json.dumps(last)
         assert "face found" not in answer and "frames a second" not in answer
         assert last.get("success") is False or "No picture yet" in answer
+    begun = httpx.post(f"{server}/gradio_api/call/compare", json={"data": asked[1][1]}).json()["event_id"]
+    answer = httpx.get(f"{server}/gradio_api/call/compare/{begun}", timeout=60).text
+    assert "face found" not in answer and ("error" in answer or "No picture yet" in answer)
+
+
+def test_a_page_of_the_web_that_calls_itself_this_machine_is_refused(runs, server):
+    """Its name may point here, but it is the name that the browser sends. Whoever has the password may use any name."""
+    get = lambda address, host: httpx.get(f"{address}/config", headers={"Host": host}).status_code  # noqa: E731
+    port = server.rpartition(":")[2]
+    for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
+        assert get(server, host) == 200, host
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::1].evil.example"):
+        assert get(server, host) == 403, host
+    with served("--runs", runs, "--auth", "name:password") as (address, _):
+        assert get(address, "demo.example") == 401
+
+
+def test_what_gradio_would_keep_for_ever_is_not_taken(server):
+    """Bodies that no page of ours sends, and routes that it does not use."""
+    frame = {"data": [{"url": "data:image/png;base64," + "A" * 9_000_000}, "faces/001", False, WHOLE, None]}
+    assert httpx.post(f"{server}/gradio_api/queue/join", json=frame, timeout=60).status_code == 413
+    pieces = (b"{}" for _ in range(2))  # without a length
+    assert httpx.post(f"{server}/gradio_api/queue/join", content=pieces).status_code == 411
+    for route in ("process_recording", "vibe-code/", "deep_link", "profiling/traces", "component_server"):
+        assert httpx.post(f"{server}/gradio_api/{route}", files={"file": b"x"}).status_code == 404, route
+
+
+def test_files_in_one_request_and_all_that_are_kept_are_limited(monkeypatch, tmp_path):
+    from srrl_app import guard
+
+    rule = guard.Guard(None, hosts=None, folder=tmp_path)
+    ask = lambda length: rule.refused(  # noqa: E731
+        {"type": "http", "path": "/gradio_api/upload", "headers": [(b"content-length", str(length).encode())]}
+    )
+    assert ask(64 * 2**20 + 300) is None and ask(65 * 2**20).status_code == 413
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/kept").write_bytes(bytes(3000))
+    monkeypatch.setattr(guard, "KEPT", 5000)
+    assert ask(2000) is None and ask(2001).status_code == 507
 
 
 @pytest.mark.parametrize("address", ["http://1.1.1.1/face.png", "https://example.org/face.mp4"])
