@@ -190,7 +190,8 @@ def draw(timed: list[Timed]) -> np.ndarray | None:
         1, len(kinds), figsize=(5.2 * len(kinds) + 2.6, 4.0), layout="constrained", squeeze=False
     )
     owners = dict.fromkeys(f"{t.run} {t.network}" for t in known)
-    colours = {owner: plt.cm.tab20.colors[i % 20] for i, owner in enumerate(owners)}
+    strong_first = [*plt.cm.tab20.colors[::2], *plt.cm.tab20b.colors[::4], *plt.cm.tab20.colors[1::2]]
+    colours = {owner: strong_first[i % len(strong_first)] for i, owner in enumerate(owners)}
     for axis, kind in zip(axes[0], kinds, strict=True):
         _scatter(axis, [t for t in known if (t.metric, t.of) == kind], colours)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=c, label=o) for o, c in colours.items()]

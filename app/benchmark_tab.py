@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 4, 16, 64)
 SIZES = {"as trained": None, "64": 64, "96": 96, "128": 128, "192": 192, "256": 256}
-MOST = 8  # runs at a time: their networks are all in memory
+MOST = 24  # runs at a time: their networks are all in memory
 
 
 class BenchmarkTab:
@@ -43,6 +43,10 @@ class BenchmarkTab:
             allow_custom_value=True,  # the shelf knows which there are
             label="Runs",
             elem_id="bench-runs",
+        )
+        every = gr.Button(f"Every run (the newest {MOST})", size="sm", elem_id="bench-every")
+        every.click(
+            lambda: list(shelf.folders())[:MOST], None, self.runs, queue=False, api_visibility="private"
         )
         with gr.Row(elem_classes="side-by-side"):
             self.networks = gr.CheckboxGroup(
@@ -69,9 +73,10 @@ class BenchmarkTab:
         self.status = gr.Markdown(
             "Choose runs, then press Measure.", elem_id="bench-status", elem_classes="spoken"
         )
-        self.table = gr.Dataframe(
-            label="Measured now, on this machine", interactive=False, elem_id="bench-table"
-        )
+        with gr.Column(visible=False) as self.place:
+            self.table = gr.Dataframe(
+                label="Measured now, on this machine", interactive=False, elem_id="bench-table"
+            )
         self.plot = picture_out(
             "Accuracy against time",
             "bench-plot",
@@ -80,7 +85,7 @@ class BenchmarkTab:
         go.click(self._stops.asked, None, self.status, queue=False, api_visibility="private").then(
             self.timed,
             [self.runs, self.networks, self.forms, self.batch, self.threads, self.size],
-            [self.status, self.table, self.plot],
+            [self.status, self.table, self.plot, self.place],
             api_name="benchmark",
             concurrency_id=COMPUTE,
             show_progress_on=self.status,
@@ -96,34 +101,34 @@ class BenchmarkTab:
         threads: int,
         size: str,
         request: gr.Request,
-    ) -> Iterator[tuple[str, Any, Any]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """Milliseconds of every chosen network, a table and a plot of accuracy against time."""
         said = 0.0
         with self._stops.work(request) as stopped:
             try:
                 if stopped():  # while others had their turn
-                    yield "Stopped.", gr.skip(), gr.skip()
+                    yield "Stopped.", *[gr.skip()] * 3
                     return
                 if not 0 < len(runs or []) <= MOST:
                     raise UserError(f"Choose one to {MOST} runs.")
-                yield "Loading the networks.", gr.skip(), gr.skip()
+                yield "Loading the networks, and making their other forms.", *[gr.skip()] * 3
                 loaded = {name: self.shelf.load(name) for name in runs}
                 for found in measure(
                     loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size]
                 ):
                     if stopped():
-                        yield "Stopped.", gr.skip(), gr.skip()
+                        yield "Stopped.", *[gr.skip()] * 3
                         return
                     if isinstance(found, Measured):
                         yield self.shown(found, forms, batch, threads)
                     elif time.monotonic() - said > 0.5:
                         said = time.monotonic()
-                        yield f"Measuring: {found:.0%}", gr.skip(), gr.skip()
+                        yield f"Measuring: {found:.0%}", *[gr.skip()] * 3
             except Exception as error:
-                yield in_words(error), gr.skip(), gr.skip()
+                yield in_words(error), *[gr.skip()] * 3
 
-    def shown(self, found: Measured, forms: list[str], batch: int, threads: int) -> tuple[str, Any, Any]:
-        """Words, table and plot."""
+    def shown(self, found: Measured, forms: list[str], batch: int, threads: int) -> tuple[Any, ...]:
+        """Words, table, plot, and the place of the table, which is shown from then on."""
         per = "picture" if batch == 1 else f"{batch} pictures"
         header = [
             "run",
@@ -133,7 +138,7 @@ class BenchmarkTab:
             SLOW,
             "pictures a second",
             "figure",
-            "of",
+            "which figure, on which data",
         ]
         rows = [
             [t.run, t.network, t.form, round(t.p50, 2), round(t.p95, 2), round(t.pictures, 1),
@@ -149,4 +154,5 @@ class BenchmarkTab:
             said.append("No figure: the run is not finished, or was trained for another size of picture.")
         if found.notes:
             said.append("Left out: " + "; ".join(found.notes) + ".")
-        return " ".join(said), {"headers": header, "data": rows}, draw(found.timed)
+        table = {"headers": header, "data": rows}
+        return " ".join(said), table, draw(found.timed), gr.Column(visible=True)

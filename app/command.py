@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host",
-        default=os.environ.get("SRRL_HOST", "127.0.0.1"),
+        default=os.environ.get("SRRL_HOST") or "127.0.0.1",
         help="address to listen on (default 127.0.0.1, or the environment variable SRRL_HOST)",
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")

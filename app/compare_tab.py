@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ import gradio as gr
 from srrl.errors import UserError
 from srrl.report import COLOURS
 
-from .comparison import OTHER, Compared, compare, costs, finds_faces, measured_on
-from .pictures import open_picture
+from .comparison import COSTS, FIGURE, OTHER, Compared, compare, costs, finds_faces, measured_on
+from .pictures import opened
 from .words import USUAL, in_words
 
 if TYPE_CHECKING:
@@ -29,15 +30,18 @@ PICTURES = {
     "seven.png": "a digit",
 }
 BOXES = {"find the faces": "detector", "the whole picture is one face": "whole"}
+GIVEN = "in a rectangle that I give"
 NETWORKS = ("teacher", "student", "baseline")
 SHOWN = (*NETWORKS, OTHER)
 NOBODY = "no second run"
 TITLES = {
     "teacher": "Teacher (large)",
     "student": "Student (small)",
-    "baseline": "Baseline (the same small network, trained without a teacher)",
+    "baseline": "Baseline (no teacher)",
     OTHER: "Student of the second run",
 }
+
+COLOUR_OF = COLOURS | {OTHER: "#7a4f9a", "student, packed": "#3f8f86", "baseline, packed": "#a08a3c"}
 
 
 class CompareTab:
@@ -52,14 +56,23 @@ class CompareTab:
             self.answer()
         with gr.Row(elem_classes="side-by-side", visible=False) as self.faces:
             self.differ()
-        self.table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
-        with gr.Accordion("What each network costs", open=True):
+        with gr.Column(visible=False) as self.place:
+            self.table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
+        with gr.Accordion("What each network costs", open=True, visible=False) as self.costing:
             self.cost()
         answers = [self.status, *self.images.values(), *self.labels.values(), self.third, self.fourth]
-        self.outputs = [*answers, self.faces, self.slider, self.difference, self.table, self.shown]
+        self.outputs = [
+            *answers,
+            self.faces,
+            self.slider,
+            self.difference,
+            self.table,
+            self.place,
+            self.shown,
+        ]
         self.go.click(
             self.show,
-            [self.picture, run, self.box, self.with_third, self.other],
+            [self.picture, run, self.box, self.with_third, self.other, self.rectangle],
             self.outputs,
             api_name="compare",
             concurrency_id=COMPUTE,
@@ -68,19 +81,25 @@ class CompareTab:
         ).then(
             self.measure,
             self.shown,
-            [self.costs, self.bars, self.note],
+            [self.costing, self.costs, *self.bars.values(), self.note],
             api_visibility="private",
             concurrency_id=COMPUTE,
             show_progress="hidden",
         )
+        quiet = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         # only runs that look for faces ask where they are
-        run.change(
-            lambda name: gr.Radio(visible=looks(shelf, name)),
-            run,
-            self.box,
-            api_visibility="private",
-            show_progress="hidden",
+        gr.on(
+            [run.change, self.box.change],
+            lambda name, where: (
+                gr.Radio(visible=looks(shelf, name)),
+                gr.Textbox(visible=looks(shelf, name) and where == GIVEN),
+            ),
+            [run, self.box],
+            [self.box, self.rectangle],
+            **quiet,
         )
+        self.picture.change(lambda: "", None, self.rectangle, **quiet)  # it was of the picture before
+        self.picture.select(self.corner, [self.box, self.rectangle], self.rectangle, **quiet)
 
     def ask(self, run: gr.Dropdown) -> None:
         """What a person gives."""
@@ -102,11 +121,21 @@ class CompareTab:
                 api_visibility="private",
             )
             self.box = gr.Radio(
-                list(BOXES),
+                [*BOXES, GIVEN],
                 value=next(iter(BOXES)),
                 label="Where is the face?",
                 visible=looks(self.shelf, run.value),
                 elem_id="box",
+            )
+            self.rectangle = gr.Textbox(
+                "",
+                label="From the brows to the chin, in pixels: left, top, right, bottom",
+                info="Or click on two opposite corners of it in your picture.",
+                placeholder="120, 80, 310, 290",
+                max_lines=1,
+                max_length=80,
+                visible=False,
+                elem_id="rectangle",
             )
             self.with_third = gr.Checkbox(False, label="Also show the baseline", elem_id="third")
             self.other = gr.Dropdown(
@@ -131,7 +160,7 @@ class CompareTab:
                     TITLES[name], f"image-{key}", f"What the {name} says about the picture"
                 )
                 self.labels[name] = gr.Label(
-                    label=f"{name.capitalize()}: the likeliest classes",
+                    label="The likeliest classes",
                     num_top_classes=5,
                     visible=False,
                     elem_id=f"label-{key}",
@@ -140,12 +169,15 @@ class CompareTab:
 
     def differ(self) -> None:
         """Landmarks of both, laid over each other."""
-        self.slider = gr.ImageSlider(
-            label="Teacher left, student right: drag the line",
-            format="jpeg",
-            interactive=False,
-            elem_id="slider",
-        )
+        with gr.Column(min_width=240):
+            gr.Markdown("**Teacher left, student right: drag the line**")
+            self.slider = gr.ImageSlider(
+                label="Teacher left, student right",
+                show_label=False,
+                format="jpeg",
+                interactive=False,
+                elem_id="slider",
+            )
         self.difference = picture_out(
             "From the teacher's points (white dots) to the student's",
             "difference",
@@ -153,40 +185,61 @@ class CompareTab:
         )
 
     def cost(self) -> None:
-        """A table and bars of what is measured."""
-        self.costs = gr.Dataframe(label="Measured now, on this machine", interactive=False, elem_id="cost")
-        self.bars = gr.BarPlot(
-            x="network",
-            y=USUAL,
-            y_title="ms",
-            x_title=" ",
-            y_lim=[0, None],
-            sort=list(SHOWN),
-            color="network",
-            color_map=COLOURS | {OTHER: "#7a4f9a"},
-            label="Time for one picture",
-            height=200,
-            elem_id="bars",
+        """A table of what is measured, a column for each network, and the same as bars."""
+        self.costs = gr.Dataframe(
+            label="Measured now, on this machine", interactive=False, wrap=True, elem_id="cost"
         )
+        with gr.Row(elem_id="bars"):
+            self.bars = {
+                measure: gr.BarPlot(
+                    x="network",
+                    y="value",
+                    x_title=" ",
+                    y_title=" ",
+                    y_lim=[0, None],
+                    sort=list(SHOWN),
+                    color="network",
+                    color_title=" ",
+                    label=measure,
+                    height=200,
+                    x_label_angle=-35,  # names are long, and a phone is narrow
+                    min_width=260,
+                )
+                for measure in (FIGURE, *COSTS)
+            }
         self.note = gr.Markdown(elem_id="cost-note", elem_classes="spoken")
 
     def second(self, name: str | None) -> Loaded | None:
         """The run of that name, None where none is asked for. Raises UserError."""
         return self.shelf.load(name) if name and name != NOBODY else None
 
+    @staticmethod
+    def corner(where: str, text: str | None, clicked: gr.SelectData) -> Any:
+        """The rectangle's text after a click on the picture: one corner, or with the one before it the whole."""
+        if where != GIVEN:
+            return gr.skip()
+        x, y = (round(v) for v in clicked.index)
+        before = numbers(text)
+        if len(before) != 2:
+            return f"{x}, {y}"
+        across, down = sorted((before[0], x)), sorted((before[1], y))
+        return ", ".join(f"{v:g}" for v in (across[0], down[0], across[1], down[1]))
+
     def show(
-        self, picture: str | None, run: str | None, where: str, baseline: bool, other: str | None = None
+        self,
+        picture: str | None,
+        run: str | None,
+        where: str,
+        baseline: bool,
+        other: str | None = None,
+        rectangle: str = "",
     ) -> list[Any]:
         """A picture through every network of a run; what is wrong is said in the status, and the rest stays as it was."""
         try:
             loaded = self.shelf.load(run)
-            found = compare(
-                loaded,
-                open_picture(picture),
-                BOXES.get(where, "detector"),
-                self.second(other),
-                baseline=baseline,
-            )
+            pixels, scale = opened(picture)
+            box = scaled(rectangle, scale) if where == GIVEN else BOXES.get(where, "detector")
+            found = compare(loaded, pixels, box, self.second(other), baseline=baseline)
         except Exception as error:
             return [in_words(error), *[gr.skip()] * (len(self.outputs) - 2), None]
         there = baseline and "baseline" in found.drawn
@@ -208,17 +261,27 @@ class CompareTab:
         import pandas
 
         if shown is None:  # why was said already
-            return [gr.skip()] * 3
+            return [gr.skip()] * (3 + len(self.bars))
         try:
             run, other = self.shelf.load(shown[0]), self.second(shown[1])
             header, rows = costs(run, THREADS, other)
         except Exception as error:
-            return [gr.skip(), gr.skip(), in_words(error)]
-        frame = pandas.DataFrame(rows, columns=header)
+            return [*[gr.skip()] * (2 + len(self.bars)), in_words(error)]
+        names = [row[0] for row in rows]
+        table = [
+            [measure, *("–" if row[i] is None else row[i] for row in rows)]
+            for i, measure in enumerate(header[1:], 1)
+        ]
+        bars = []
+        for i, measure in enumerate(header[1:], 1):
+            frame = pandas.DataFrame({"network": names, "value": [row[i] for row in rows]}).dropna()
+            bars.append(
+                gr.BarPlot(frame, label=measure, sort=names, color_map=COLOUR_OF, visible=len(frame) > 0)
+            )
         better = "higher" if run.task.higher else "lower"
         note = (
-            f"{shown[0]}: the networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. "
-            f"The {header[1].replace(', ', ' in ')} ({better} is better) is that on the run's test data"
+            f"{verdict(header, rows)}{shown[0]}: the networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. "
+            f"“{header[1]}” ({better} is better) was measured on the run's test data"
             + (
                 ""
                 if other is None or measured_on(run) == measured_on(other)
@@ -226,7 +289,40 @@ class CompareTab:
             )
             + f".{self.busy()}"
         )
-        return [frame, frame, note]
+        return [
+            gr.Accordion(visible=True),
+            {"headers": ["", *names], "data": table},
+            *bars,
+            note,
+        ]
+
+
+def verdict(header: list[str], rows: list[list[Any]]) -> str:
+    """One sentence on what the student gives up and what it saves; empty without a teacher and a student."""
+    found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    if not {"teacher", "student"} <= set(found):
+        return ""
+    teacher, student = found["teacher"], found.get("student, packed", found["student"])
+    fewer, faster = (teacher[k] / student[k] for k in ("parameters, millions", USUAL))
+    said = f"**The student has {fewer:.1f} times fewer parameters and takes {1 / faster:.0%} of the teacher's time"
+    if None not in (teacher[header[1]], student[header[1]]):
+        said += f"; {header[1]}: {student[header[1]]:.2f}, teacher {teacher[header[1]]:.2f}"
+    return said + ".**  \n"
+
+
+def numbers(text: str | None) -> list[float]:
+    """The numbers in what a person typed."""
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", text or "")]
+
+
+def scaled(rectangle: str, scale: float) -> tuple[float, ...]:
+    """A rectangle's left, top, right and bottom in the pixels of a picture that was scaled. UserError where it is none."""
+    found = numbers(rectangle)
+    if len(found) != 4:
+        raise UserError(
+            "Give the rectangle as four numbers (left, top, right, bottom), or click on two opposite corners of it in your picture."
+        )
+    return tuple((v + 0.5) * scale - 0.5 for v in found)
 
 
 def looks(shelf: Shelf, name: str | None) -> bool:
@@ -238,23 +334,27 @@ def looks(shelf: Shelf, name: str | None) -> bool:
 
 
 def _differences(found: Compared) -> list[Any]:
-    """For the row of faces, the slider, the picture of differences and the table."""
+    """For the row of faces, the slider, the picture of differences, the table and its place."""
     there = found.difference is not None
     return [
         gr.Row(visible=there),
         (found.drawn["teacher"], found.drawn["student"]) if there else None,
         found.difference,
-        gr.Dataframe({"headers": found.header, "data": found.rows}, visible=bool(found.rows)),
+        {"headers": found.header, "data": found.rows},
+        gr.Column(visible=bool(found.rows)),
     ]
 
 
 def picture_out(label: str, name: str, text: str) -> gr.Image:
-    """A place for a picture of ours; ``text`` is what it says to those who cannot see it."""
-    return gr.Image(
-        label=label,
-        format="jpeg",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_id=name,
-        alt_text=text,
-    )
+    """A place for a picture of ours, its label above it; ``text`` is what it says to those who cannot see it."""
+    with gr.Column(min_width=240):
+        gr.Markdown(f"**{label}**")
+        return gr.Image(
+            label=label,
+            show_label=False,
+            format="jpeg",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+            elem_id=name,
+            alt_text=text,
+        )

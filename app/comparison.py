@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +14,21 @@ from srrl.errors import UserError
 from .words import SLOW, USUAL, figure_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .shelf import Loaded
 
+Rect = tuple[float, float, float, float]
 OTHER = "other student"  # the name under which the student of a second run is shown
+FIGURE = "accuracy"  # stands for what a run is measured by
+COSTS = (
+    USUAL,
+    SLOW,
+    "pictures a second",
+    "parameters, millions",
+    "multiply-adds, millions",
+    "file, MB",
+)
 ROUNDS = 25  # of the latency's measurement
 
 
@@ -48,7 +62,7 @@ def networks(
 
 
 def compare_faces(
-    run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None, baseline: bool
+    run: Loaded, pixels: np.ndarray, box: str | Rect | None, other: Loaded | None, baseline: bool
 ) -> Compared:
     """Landmarks: the faces are found once, so that all networks look at the same ones."""
     predictors = {name: r.predictors[n] for name, (r, n) in networks(run, other, baseline=baseline).items()}
@@ -98,10 +112,10 @@ def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None, basel
     }
     compared = Compared({name: pixels for name in found})
     compared.bars = {name: {g.name: g.probability for g in guesses} for name, guesses in found.items()}
-    compared.header = ["class", *found]
+    compared.header = ["class", *(f"{name}, %" for name in found)]
     classes = dict.fromkeys(g.name for guesses in found.values() for g in guesses)
     compared.rows = [
-        [c, *(round(100 * compared.bars[name][c], 1) if c in compared.bars[name] else None for name in found)]
+        [c, *(round(100 * compared.bars[name][c], 1) if c in compared.bars[name] else "–" for name in found)]
         for c in classes
     ]
     if "teacher" in found and "student" in found:
@@ -125,7 +139,12 @@ def finds_faces(run: Loaded) -> bool:
 
 
 def compare(
-    run: Loaded, pixels: np.ndarray, box: str | None, other: Loaded | None = None, *, baseline: bool = True
+    run: Loaded,
+    pixels: np.ndarray,
+    box: str | Rect | None,
+    other: Loaded | None = None,
+    *,
+    baseline: bool = True,
 ) -> Compared:
     """The picture (H, W, 3) uint8 RGB through every network of the run, the baseline where asked; ``box``: see Landmarker.
 
@@ -146,42 +165,58 @@ def compare(
     return found
 
 
+def _exported(owner: Loaded, form: str, network: str) -> int:
+    """Bytes of the file that srrl.export makes of a network."""
+    with TemporaryDirectory(prefix="srrl-export-") as folder:
+        path = Path(folder) / network
+        owner.task.export(form, owner.models[network], owner.cfg, path)
+        return path.stat().st_size
+
+
 def costs(run: Loaded, threads: int, other: Loaded | None = None) -> tuple[list[str], list[list[Any]]]:
-    """Header and a row for each network: its figure, size, and the speed measured now, in turns, on ``threads``."""
+    """Header and a row for each network: its figure, size, and the speed measured now, in turns, on ``threads``.
+
+    A binary network has a second row in its packed form, which gives the same answers: the other is a simulation in floats.
+    """
     from srrl.inspection import count_macs, count_parameters
     from srrl.runs import RunFolder
     from srrl.speed import latency
 
     there = networks(run, other)
-    times: dict[str, dict[str, float]] = {}
-    for size in dict.fromkeys(r.task.image_size(r.cfg) for r, _ in there.values()):
-        models = {k: r.models[n] for k, (r, n) in there.items() if r.task.image_size(r.cfg) == size}
-        times |= latency(models, size, thread_count=threads, rounds=ROUNDS)
-    header = [
-        "network",
-        figure_of(run.task),
-        USUAL,
-        SLOW,
-        "pictures a second",
-        "parameters, millions",
-        "multiply-adds, millions",
-        "file, MB",
-    ]
-    rows = []
+    models: dict[str, tuple[int, nn.Module]] = {}  # with the pixels a side of their pictures
     for name, (owner, network) in there.items():
-        model, figure = owner.models[network], owner.results.get(network, {}).get(run.task.metric)
+        model, size = owner.models[network], owner.task.image_size(owner.cfg)
+        faster = {f"{name}, {form}": m for form, m in owner.task.faster_forms(model).items()}
+        models |= {k: (size, m) for k, m in ({name: model} | faster).items()}
+    times: dict[str, dict[str, float]] = {}
+    for size in dict.fromkeys(size for size, _ in models.values()):
+        same = {k: m for k, (s, m) in models.items() if s == size}
+        times |= latency(same, size, thread_count=threads, rounds=ROUNDS)
+    header = ["network", figure_of(run.task), *COSTS]
+    rows = []
+    for name, time in times.items():
+        owner, network = there[name.partition(",")[0]]
+        model, known = owner.models[network], owner.results.get(network, {})
+        figure = known.get(run.task.metric)
         if measured_on(owner) != measured_on(run):
             figure = None  # of other data
+        written = RunFolder(owner.path).weights(network).stat().st_size
+        if name not in there:
+            written = _exported(owner, name.rpartition(", ")[2], network)
         rows.append(
             [
                 name,
                 None if figure is None else round(figure, 3),
-                round(times[name]["p50"], 2),
-                round(times[name]["p95"], 2),
-                round(1000 / times[name]["p50"], 1),
+                round(time["p50"], 2),
+                round(time["p95"], 2),
+                round(1000 / time["p50"], 1),
                 round(count_parameters(model) / 1e6, 3),
                 round(count_macs(model, owner.task.image_size(owner.cfg)) / 1e6, 1),
-                round(RunFolder(owner.path).weights(network).stat().st_size / 1e6, 3),
+                round(written / 1e6, 3),
             ]
         )
+    order = list(there)
+    rows.sort(
+        key=lambda row: order.index(row[0].partition(",")[0])
+    )  # a stable sort: the packed form comes second
     return header, rows

@@ -16,7 +16,7 @@ def address_of(command: list[str]) -> str | None:
     """Where this command line serves the app, None where it does something else."""
     if "app" not in command:
         return None
-    given = {"--host": os.environ.get("SRRL_HOST", "127.0.0.1"), "--port": "7860"}
+    given = {"--host": os.environ.get("SRRL_HOST") or "127.0.0.1", "--port": "7860"}
     for i, word in enumerate(command):
         option, equals, value = word.partition("=")
         if option in given:

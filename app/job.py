@@ -15,7 +15,7 @@ from pathlib import Path
 from srrl.errors import UserError
 from srrl.lock import is_held
 
-from .shelf import modified
+from .shelf import PLACES, modified
 
 LINES = 200  # of its output that are kept
 PATIENCE = 60.0  # seconds that a stopped training has to save its checkpoint
@@ -106,7 +106,7 @@ class Job:
         Where that cannot be known, it counts as training until it has been left alone for ``QUIET`` seconds.
         """
         found: dict[Path, float] = {}
-        for config in self.root.glob("*/*/config.yaml"):
+        for config in (c for place in PLACES for c in self.root.glob(place)):
             path = config.parent
             when = max(modified(path / "metrics.csv"), modified(path / "checkpoints"), modified(config))
             if (path / "results.json").is_file() or (path / "finished").is_file():  # a comparison's teacher

@@ -69,8 +69,8 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 live = LiveTab(shelf, run)
             with gr.Tab("Benchmark", elem_id="tab-benchmark"):
                 timed = BenchmarkTab(shelf, busy)
-            with gr.Tab("Runs", elem_id="tab-runs"):
-                runs_tab.build(shelf, run)
+            with gr.Tab("Runs", elem_id="tab-runs") as tab:
+                runs_tab.build(shelf, run, tab)
             if job is not None:
                 with gr.Tab("Train", id="train", elem_id="tab-train"):
                     training = TrainTab(job)

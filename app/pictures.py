@@ -27,7 +27,12 @@ KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def open_picture(source: str | Path | None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright, at most ``LONGEST`` pixels a side; of an animation its first frame.
+    """:func:`opened` without the scale."""
+    return opened(source)[0]
+
+
+def opened(source: str | Path | None) -> tuple[np.ndarray, float]:
+    """(H, W, 3) uint8 RGB, upright, at most ``LONGEST`` pixels a side, of an animation its first frame; and by what it was scaled.
 
     ``source``: a file, or a data URL, which is how a camera's frames come. Raises UserError in words for the person who
     chose it. The size is read from the header, before any pixel.
@@ -36,10 +41,11 @@ def open_picture(source: str | Path | None) -> np.ndarray:
         raise UserError("No picture yet: choose one, paste one, or take one with the camera.")
     refuse_addresses(source)
     pixels = _read(source)
-    large, pixels = pixels.size > LARGE, shrunk(pixels, LONGEST)
+    large, longest = pixels.size > LARGE, max(pixels.shape[:2])
+    pixels = shrunk(pixels, LONGEST)
     if large:
         give_back()  # Pillow takes its memory in blocks that the C library would keep
-    return pixels
+    return pixels, max(pixels.shape[:2]) / longest
 
 
 def _read(source: str | Path) -> np.ndarray:

@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from srrl.errors import UserError
+from srrl.lock import is_held
 
 from .shelf import modified
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from .shelf import Shelf
 
 REFRESH = 5.0  # seconds
+GOING = {  # by whether a training holds the run
+    True: "This run is training: the page looks again by itself.",
+    False: "This run was stopped before its end: python -m srrl.train --resume goes on with it, or the tab Train.",
+    None: "This run is still training, or was stopped: the page looks again by itself.",
+}
 
 
 def described(name: str, path: Path) -> dict[str, Any]:
@@ -43,8 +49,8 @@ def described(name: str, path: Path) -> dict[str, Any]:
     }
 
 
-def build(shelf: Shelf, run: gr.Dropdown) -> None:
-    """The tab's components; they follow the run that is chosen and look again every few seconds."""
+def build(shelf: Shelf, run: gr.Dropdown, tab: gr.Tab) -> None:
+    """The components of ``tab``; they follow the run that is chosen and look again every few seconds."""
     state = gr.Markdown(elem_id="run-state", elem_classes="spoken")
     curves = gr.Image(
         label="Training: loss and validation figure by epoch",
@@ -54,7 +60,9 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
         elem_id="curves",
         alt_text="Training curves of the run",
     )
-    pictures = gr.Gallery(label="Pictures of the report", columns=2, object_fit="contain", elem_id="plots")
+    pictures = gr.Gallery(
+        label="Pictures of the report", columns=2, height="auto", object_fit="contain", elem_id="plots"
+    )
     with gr.Accordion("Report", open=True):
         text = gr.Markdown(elem_id="report")
     with gr.Accordion("Settings", open=False):
@@ -70,7 +78,7 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
         path = folders[name]
         if not (path / "config.yaml").is_file():
             return ["This run is gone.", None, [], "", "", None]
-        changed = max(modified(p) for p in (path, *path.glob("*"), *path.glob("plots/*")))
+        changed = is_held(path), max(modified(p) for p in (path, *path.glob("*"), *path.glob("plots/*")))
         if seen and (name, changed) == tuple(seen):
             return [gr.skip()] * 6
         written = path / "report.md"
@@ -82,9 +90,7 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
         others = [(image, captions.get(name, name)) for name, image in plots.items() if image is not None]
         finished = (path / "results.json").is_file()
         return [
-            "This run is finished."
-            if finished
-            else "This run is still training, or was stopped: the page looks again by itself.",
+            "This run is finished." if finished else GOING[is_held(path)],
             first,
             others,
             report,
@@ -96,7 +102,12 @@ def build(shelf: Shelf, run: gr.Dropdown) -> None:
     outputs = [state, curves, pictures, text, settings, seen]
     timer = gr.Timer(REFRESH)
     gr.on(
-        [run.change, timer.tick], look, [run, seen], outputs, api_visibility="private", show_progress="hidden"
+        [run.change, tab.select, timer.tick],
+        look,
+        [run, seen],
+        outputs,
+        api_visibility="private",
+        show_progress="hidden",
     )
 
 

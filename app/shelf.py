@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Task
 
+PLACES = (
+    "*/config.yaml",
+    "*/*/config.yaml",
+)  # below the folder of runs: those with a name of their own, and numbered ones
 KEPT = 3  # runs whose networks stay in memory
 
 
@@ -53,7 +57,7 @@ class Shelf:
         from srrl.runs import RunFolder
 
         found = sorted(
-            (p.parent for p in self.root.glob("*/*/config.yaml")),
+            (p.parent for pattern in PLACES for p in self.root.glob(pattern)),
             key=lambda p: modified(p / "config.yaml"),
             reverse=True,
         )
@@ -71,7 +75,7 @@ class Shelf:
             raise UserError(
                 "There is no trained run yet. Make one with: python -m srrl.train --task faces --quick (about two minutes)."
             )
-        if name not in folders:
+        if not isinstance(name, str) or name not in folders:
             raise UserError("There is no such run: choose one from the list.")
         path = folders[name]
         with self._lock:

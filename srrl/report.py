@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Data, Task
 
+LOG_STEPS = (
+    (1,),
+    (1, 3),
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+)  # of a decade
 DOTS = 60  # epochs up to which each has a dot of its own
 COLOURS = {"teacher": "#4c566a", "baseline": "#c77d2e", "student": "#2f6fab"}
 
@@ -92,13 +100,19 @@ def draw_curves(metrics: Path, out: Path, task: Task) -> None:
     save_figure(figure, out)
 
 
-def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Up to ``count`` round places, evenly spread on a logarithmic axis; matplotlib's own are few within a decade."""
-    ticks = []
-    for i in range(count):
-        value = low * (high / low) ** ((i + 0.5) / count)
-        ticks.append(float(f"{value:.1g}") if high / low > 5 else float(f"{value:.2g}"))
-    return sorted({t for t in ticks if low <= t <= high})
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round places on a logarithmic axis, the coarsest set with at least three; matplotlib's own are few within a decade."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for steps in LOG_STEPS:
+        ticks = [float(f"{s}e{power}") for power in range(first, last + 1) for s in steps]
+        ticks = [t for t in ticks if low <= t <= high]
+        if len(ticks) >= 3:
+            return ticks
+    from matplotlib.ticker import MaxNLocator
+
+    return [
+        float(t) for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high
+    ]  # it is nearly linear
 
 
 def pyplot() -> Any:

@@ -194,5 +194,21 @@ def draw_rect(
                 cv2.line(image, corner, end, colour, thickness, cv2.LINE_AA, 4)
 
 
+def draw_number(image: np.ndarray, number: int, rect: Sequence[float]) -> None:
+    """A face's number on a plate above the upper left corner of its rectangle, within the picture, in place."""
+    xmin, ymin, xmax, ymax = rect
+    size = max(0.5, max(xmax - xmin, ymax - ymin) / 260)
+    width, font = max(1, round(2 * size)), cv2.FONT_HERSHEY_SIMPLEX
+    (across, up), _ = cv2.getTextSize(str(number), font, size, width)
+    margin = max(2, round(6 * size))
+    right, down = across + 2 * margin, up + 2 * margin
+    x = min(max(round(xmin), 0), max(image.shape[1] - right, 0))
+    y = min(max(round(ymin) - down - margin, 0), max(image.shape[0] - down, 0))
+    cv2.rectangle(image, (x, y), (x + right, y + down), INK, -1)
+    cv2.putText(
+        image, str(number), (x + margin, y + margin + up), font, size, (255, 255, 255), width, cv2.LINE_AA
+    )
+
+
 def _shifted(x: float, y: float) -> tuple[int, int]:
     return round(16 * x), round(16 * y)

@@ -15,7 +15,7 @@ from srrl.media import to_rgb
 
 from .crop import Crop
 from .detect import FaceDetector, Rect
-from .draw import draw_moves, draw_points, draw_rect
+from .draw import draw_moves, draw_number, draw_points, draw_rect
 from .predict import heatmaps, make_codec
 from .schemes import scheme_for
 from .settings import FacesSettings
@@ -147,12 +147,17 @@ class Landmarker:
         return Follower(self, smooth=smooth, box=box, beside=beside)
 
     def draw(self, image: Any, faces: list[Face]) -> np.ndarray:
-        """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box."""
+        """The picture as an RGB array with contours and points coloured by facial region, and the corners of each box.
+
+        Where there are several faces each bears its number, from 1 on.
+        """
         out = to_rgb(image).copy()
-        for face in faces:
+        for number, face in enumerate(faces, 1):
             if face.rect != _whole(*out.shape[1::-1]):
                 draw_rect(out, face.rect)
             out = draw_points(out, face.points)
+            if len(faces) > 1:
+                draw_number(out, number, face.rect)
         return out
 
     def difference(
@@ -170,6 +175,8 @@ class Landmarker:
             size = self.size(other)
             percent = 100 * moved / size if size > 0 else np.full_like(moved, np.nan)
             out = draw_moves(out, other.points, face.points)
+            if len(faces) > 1:
+                draw_number(out, number + 1, other.rect)
             rows.append(
                 {
                     "face": number,

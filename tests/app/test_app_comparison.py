@@ -92,7 +92,7 @@ def test_classes_of_both_networks_side_by_side(runs):
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     found = compare(run, pixels, "detector")
     teacher, student = (run.predictors[n](pixels) for n in ("teacher", "student"))
-    assert found.header == ["class", "teacher", "student"]
+    assert found.header == ["class", "teacher, %", "student, %"]
     row = next(r for r in found.rows if r[0] == teacher[0].name)
     assert row[1] == round(100 * teacher[0].probability, 1)
     assert ("disagree" in found.summary) == (teacher[0].name != student[0].name)

@@ -50,6 +50,14 @@ def test_what_is_no_picture_is_said_in_words(tmp_path, content, name):
     assert str(tmp_path) not in str(error.value)  # nothing of the server's folders
 
 
+@pytest.mark.parametrize("kind", ["ICO", "TGA", "PCX", "JPEG2000", "PDF"])
+def test_formats_that_nobody_photographs_in_are_not_opened(tmp_path, kind):
+    """Pillow reads them; the fewer of its readers a stranger's file reaches, the better."""
+    picture(16, 16).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(UserError, match="not a picture that can be opened here"):
+        open_picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("size", [(13000, 13000), (200_000, 200_000), (60_000_000, 1)])
 def test_bombs_are_refused_by_their_header(tmp_path, size):
     with pytest.raises(UserError, match="50 megapixels that are allowed"):

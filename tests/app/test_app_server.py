@@ -22,6 +22,8 @@ from PIL import Image
 from served import ROOT, free_port, served
 from srrl_app.health import address_of, healthy
 
+from srrl.errors import UserError
+
 WHOLE = "the whole picture is one face"
 
 
@@ -223,7 +225,7 @@ def test_files_of_the_server_are_not_opened_as_pictures(server, picture, key, me
     payload = {"path": None, "url": None, **meta} | {key: str(picture)}
     asked = (
         ("stream", [payload, "faces/001", False, WHOLE, None]),
-        ("compare", [payload, "faces/001", WHOLE, False, None]),
+        ("compare", [payload, "faces/001", WHOLE, False, None, ""]),
     )
     for i, (name, data) in enumerate(asked):
         last = join(server, name, data, f"thief{i}")[-1]  # one browser tab: two have a camera at a time
@@ -276,7 +278,7 @@ def test_addresses_are_not_fetched(server, address):
     """gradio downloads them by itself: a stranger would have the server ask anything of anybody."""
     payload = {"path": address, "url": address, "meta": {"_type": "gradio.FileData"}}
     for name, data, where in (
-        ("compare", [payload, "faces/001", WHOLE, False, None], 0),
+        ("compare", [payload, "faces/001", WHOLE, False, None, ""], 0),
         ("annotated", [payload, "faces/001", False, WHOLE], 1),
     ):
         last = join(server, name, data, f"{name}{address[4]}")[-1]
@@ -298,7 +300,7 @@ def test_our_rules_for_files_hold_after_an_example_was_chosen(server, tmp_path):
             content = (tmp_path / name).read_bytes()
         path = httpx.post(f"{server}/gradio_api/upload", files={"files": (name, content)}).json()[0]
         payload = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        answer = join(server, "compare", [payload, "faces/001", WHOLE, False, None], "example")[-1]
+        answer = join(server, "compare", [payload, "faces/001", WHOLE, False, None, ""], "example")[-1]
         assert answer["success"] and answer["output"]["data"][0].startswith(said)
 
 
@@ -333,6 +335,33 @@ def test_nothing_is_open_that_need_not_be(server, runs):
     for address in others:  # bound to this machine alone
         with pytest.raises(OSError):
             socket.create_connection((address, port), timeout=2).close()
+
+
+def test_it_listens_to_this_machine_alone(runs):
+    with served("--runs", runs) as (address, process):
+        listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == "LISTEN"]
+    assert [(a.ip, a.port) for a in listening] == [("127.0.0.1", int(address.rpartition(":")[2]))]
+
+
+def test_nothing_leaves_this_machine_by_a_setting_of_gradio(runs, tmp_path, monkeypatch):
+    """A public link, telemetry, a log of all that was asked, a server for other programs: what the page is begun with."""
+    import gradio as gr
+    from srrl_app import page
+    from srrl_app.shelf import Shelf
+
+    given = {}
+
+    def launch(self, **settings):
+        given.update(settings, analytics=self.analytics_enabled)
+        raise ValueError("not begun")
+
+    monkeypatch.setattr(gr.Blocks, "launch", launch)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with pytest.raises(UserError, match="choose another --port"):
+        page.serve(Shelf(runs), host="127.0.0.1", port=1, auth=None, folder=tmp_path)
+    for name in ("share", "analytics", "run_history", "enable_monitoring", "mcp_server", "pwa", "show_error"):
+        assert given[name] is False, name
+    assert given["allowed_paths"] == [] and given["server_name"] == "127.0.0.1"
 
 
 def test_health_of_a_container(server, monkeypatch):

@@ -212,3 +212,18 @@ def test_names_that_are_not_utf8_are_written_as_what_they_are(tmp_path):
     name = os.fsdecode(b"face\xff.png")
     write_json(tmp_path / "r.json", {"file": name})
     assert json.loads((tmp_path / "r.json").read_bytes())["file"] == name
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (3.1, 10.4, [5, 7, 10]),
+        (0.8, 900, [1, 10, 100]),
+        (10, 33, [10, 15, 20, 30]),
+        (1.11, 1.29, [1.15, 1.2, 1.25]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_round(low, high, expected):
+    from srrl.report import log_ticks
+
+    assert log_ticks(low, high) == pytest.approx(expected)
