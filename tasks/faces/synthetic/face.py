@@ -198,7 +198,8 @@ class Generator:
         contour = landmarks.choose_contour(
             paths, plain.project(paths)[..., :2], outward, self.landmarks.contour_beyond
         )
-        points3d = self.landmarks.positions(head, brow, contour)
+        contour[33:] = landmarks.turn_contour(contour[33:], pose.yaw)
+        points3d = self.landmarks.positions(head, brow, contour, pose.matrix)
         flat = plain.project(points3d[98])[:, :2]
         low, high = flat.min(0), flat.max(0)
         scale = float(pose.fill * self.size / (high - low).max())

@@ -5,9 +5,10 @@ frontal position annotators use, so it follows identity and expression. Brow poi
 face, pupils the eyeballs, and the face contour slides to the visible silhouette when the head turns, as annotators'
 points do. Frontal positions below are in dm on the left half (x > 0) and mirrored.
 
-The 98 points are what their names say of the anatomy. The 68 points are those moved by HABITS, ARC and START_68 to where
-people put them on photographs: the mean signed error of a network that had seen these heads alone, on labelled
-photographs of other people, says how far a definition lies from theirs.
+The 98 points are what their names say of the anatomy. The 68 points are those moved by HABITS, ARC, START_68, BEYOND_68
+and the contour's TURNED tables to where people put them on photographs: the mean signed error of a network that had seen
+these heads alone, on labelled photographs of other people, seen from the front and turned, says how far a definition lies
+from theirs.
 """
 
 from __future__ import annotations
@@ -42,20 +43,40 @@ START = (*(0.032,) * 5, 0.026, 0.020, 0.016, 0.016, 0.018, 0.019, 0.022, 0.022, 
 MARCH = 16  # places on each contour path
 # The 68 points' contour, from the ear to the chin: how far along JAW, in eighths of it, how far inside the silhouette its
 # path starts, and how far (dm) beyond the silhouette that is seen people put the point.
-ARC = (-0.46, 1.02, 1.87, 2.75, 3.80, 4.77, 5.57, 6.60, 8.0)
+ARC = (-0.389, 1.077, 1.90, 2.795, 3.863, 4.829, 5.566, 6.611, 8.0)
 START_68 = (0.0, 0.0, 0.010, 0.014, 0.012, 0.018, 0.032, 0.022, 0.006)
-BEYOND_68 = (0.035, 0.032, 0.021, 0.027, 0.033, 0.015, -0.005, 0.0, 0.023)
-# How far (dm, outwards and up) people put the other 68 points from the places named above, in the order of `_fixed`.
+BEYOND_68 = (0.036, 0.029, 0.017, 0.022, 0.031, 0.016, 0.0, 0.006, 0.027)
+# What becomes of that when the head turns, from the ear that comes nearer to the one that goes away, in full at 90 degrees
+# and with the power TURNED_POWER of the sine before: how far along the contour, in its points, and how far outwards (dm).
+# People follow the edge of the jawbone on the near side, and start lower on the far one.
+TURNED_ALONG = (-0.12, -0.10, -0.20, -0.53, -0.74, -0.60, 0.0, 0.30, 0.04,
+                0.69, 0.09, -0.44, -0.51, -0.64, -0.93, -0.94, -0.83)  # fmt: skip
+TURNED_OUT = (0.013, 0.016, 0.046, 0.104, 0.112, 0.040, -0.020, -0.024, 0.0,
+              0.041, 0.039, 0.0, -0.036, -0.015, 0.010, 0.011, -0.036)  # fmt: skip
+TURNED_POWER = 1.5
+# How far (dm; outwards, up, forward) people put the other 68 points from the places named above, in the order of `_fixed`.
+# Outwards and up choose another place of the skin. Forward leaves it: on a turned head people put the points of a ridge
+# on the edge that they see, and do not follow a brow round the temple. Beyond FORWARD_SINE, 40 degrees, the step sideways that
+# this makes grows no more: the edge is reached.
+FORWARD_SINE = 0.643
 HABITS = {
-    # inner corner, upper lid from it, outer corner; the lower lid's are where they are named
-    "eye": ((0.016, 0.022), (0.026, 0.017), (0.018, 0.019), (0.008, 0.019)),
+    # inner corner, upper lid from it, outer corner
+    "eye": ((0.018, 0.028, 0.013), (0.023, 0.018, 0.006), (0.014, 0.022, 0.013), (-0.001, 0.026, -0.011)),
     # along the ridge to the tip, then the base from the wing to the middle
-    "nose": ((0.0, 0.017), (0.0, 0.004), (0.0, -0.012), (0.0, -0.010), (-0.022, 0.0), (-0.008, 0.0), (0.0, 0.007)),
+    "nose": ((0.0, 0.019, 0.056), (0.0, 0.006, 0.077), (0.0, -0.006, 0.091), (0.0, -0.011, 0.043),
+             (-0.030, -0.010, 0.016), (-0.011, -0.006, 0.016), (0.0, 0.007, 0.006)),
     # upper lip from the middle to the corner, lower lip from there
-    "mouth": ((0.0, -0.017), (0.006, -0.010), (0.003, -0.013), (0.012, 0.004), (0.004, 0.030), (0.002, 0.026), (0.0, 0.028)),
-    # inner rim of the upper lip: middle, side, corner; the lower lip's is where it is named
-    "rim": ((0.0, 0.018), (0.0, 0.009), (0.012, 0.0)),
+    "mouth": ((0.0, -0.018, 0.014), (0.003, -0.010, 0.024), (-0.006, -0.015, 0.015), (0.0, 0.0, -0.004),
+              (-0.005, 0.036, 0.015), (-0.001, 0.028, 0.024), (0.0, 0.031, 0.015)),
+    # inner rim of the upper lip: middle, side, corner
+    "rim": ((0.0, 0.026, 0.019), (-0.005, 0.016, 0.026), (0.007, -0.002, -0.010)),
 }  # fmt: skip
+# The same, all three leaving the skin, for edges that open and for the brow: lower lid from the outer corner, inner rim of the
+# lower lip from its side, brow from its outer tip.
+LOWER_LID_68 = ((0.005, 0.013, 0.004), (0.003, 0.010, 0.022))
+LOWER_RIM_68 = ((-0.007, 0.011, 0.027), (0.0, 0.008, 0.025))
+BROW_OFF_68 = ((-0.006, 0.026, 0.114), (-0.009, 0.008, 0.073), (-0.009, -0.003, 0.045), (-0.004, -0.004, 0.033),
+               (-0.001, -0.005, 0.022))  # fmt: skip
 BROW_EDGE = 0.86  # where the painted brow ends, in half thicknesses
 
 
@@ -195,10 +216,13 @@ class Landmarks:
         rims += [_along(self.shape, [number[v] for v in LOWER_RIM], f) for f in (0.31, 0.0)]
         flat = [(self.shape[index] * weight[:, None]).sum(0)[:2] for index, weight in rims[:3]]
         own = {"eye": eye68[:4], "nose": nose, "mouth": mouth, "rim": flat}
-        eye, *rest = (np.add(places, HABITS[name]) for name, places in own.items())
+        eye, *rest = (np.array(places) + np.array(HABITS[name])[:, :2] for name, places in own.items())
         frontal = {98: [*eye98, *nose, *mouth], 68: np.concatenate([eye, eye68[4:], *rest])}
         cast = {n: [self.caster.cast(x, y) for x, y in places] for n, places in frontal.items()}
         self.left = {98: _stacked(cast[98] + rims), 68: _stacked(cast[68] + rims[3:])}
+        eye, *rest = (np.array(HABITS[name]) * [0.0, 0.0, 1.0] for name in own)
+        # (24, 3) dm by which the left half's 68 points leave the skin
+        self.off = np.concatenate([eye, LOWER_LID_68, *rest, LOWER_RIM_68])
         self.right = {n: (self.mirror[index], weight) for n, (index, weight) in self.left.items()}
 
     def _contour(self) -> None:
@@ -260,16 +284,28 @@ class Landmarks:
         few = np.concatenate([right[9:], left[9:][::-1]])
         return many, few
 
-    def positions(self, vertices: np.ndarray, brow: Brow, contour: np.ndarray) -> dict[int, np.ndarray]:
-        """{98: (98, 3), 68: (68, 3)} in the axes of `vertices`; contour: (33 + 17, 3) chosen places."""
+    def positions(
+        self, vertices: np.ndarray, brow: Brow, contour: np.ndarray, axes: np.ndarray | None = None
+    ) -> dict[int, np.ndarray]:
+        """{98: (98, 3), 68: (68, 3)} in the axes of `vertices`.
+
+        contour: (33 + 17, 3) chosen places; axes: (3, 3) rotation from the head's axes to those of `vertices`.
+        """
         vertices = np.asarray(vertices, np.float64)
+        axes = np.eye(3) if axes is None else axes
+        sine = np.sqrt(max(1.0 - axes[2, 2] ** 2, 0.0))
+        to_left = np.diag([1.0, 1.0, min(1.0, FORWARD_SINE / max(sine, FORWARD_SINE))]) @ axes.T
+        to_right = np.diag([-1.0, 1.0, 1.0]) @ to_left
         brow98, brow68 = self.brow_points(vertices, brow)
+        off = np.array(BROW_OFF_68)
+        brow68 = brow68 + np.concatenate([off @ to_right, (off @ to_left)[::-1]])
         left, right = (self._placed(side[98], vertices) for side in (self.left, self.right))
         # the person's right eye is listed from its outer corner, the left eye from its inner one
         eyes = np.concatenate([right[[4, 3, 2, 1, 0, 7, 6, 5]], left[:8]])
         pupils = vertices[self.pupils].mean(1)
         many = np.concatenate([contour[:33], brow98, *_nose_and(eyes, left[8:], right[8:]), pupils])
-        left, right = (self._placed(side[68], vertices) for side in (self.left, self.right))
+        left = self._placed(self.left[68], vertices) + self.off @ to_left
+        right = self._placed(self.right[68], vertices) + self.off @ to_right
         eyes = np.concatenate([right[[3, 2, 1, 0, 5, 4]], left[:6]])
         few = np.concatenate([contour[33:], brow68, *_nose_and(eyes, left[6:], right[6:])])
         return {98: many, 68: few}
@@ -358,3 +394,17 @@ def choose_contour(
     seen = np.where(t < 0, at * (1 + t) - before * t, at * (1 - t) + after * t)
     seen[:, :2] += beyond[:, None] * outward * [1.0, -1.0]
     return seen
+
+
+def turn_contour(contour: np.ndarray, yaw: float) -> np.ndarray:
+    """The 68 points' contour of a head that is turned: (17, 3) dm in the camera's axes, yaw in degrees (TURNED_*)."""
+    sine = np.sin(np.radians(yaw))
+    share = abs(sine) ** TURNED_POWER
+    order = slice(None) if sine >= 0 else slice(None, None, -1)  # the near side first
+    points = contour[order]
+    step = np.gradient(points, axis=0)
+    flat = step[:, :2] / np.linalg.norm(step[:, :2], axis=1, keepdims=True)
+    out = np.stack([flat[:, 1], -flat[:, 0], np.zeros(17)], 1) * (1.0 if sine >= 0 else -1.0)
+    return (points + share * (np.array(TURNED_ALONG)[:, None] * step + np.array(TURNED_OUT)[:, None] * out))[
+        order
+    ]
