@@ -38,7 +38,7 @@ def _hub_at_once():
 
     before = constants.HF_HUB_OFFLINE
     try:
-        if not getproxies():
+        if not {"https", "all"} & set(getproxies()):  # no_proxy alone, which is among them, is none
             socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:
         constants.HF_HUB_OFFLINE = True

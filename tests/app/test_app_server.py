@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import re
 import signal
 import socket
@@ -356,7 +357,8 @@ def test_nothing_leaves_this_machine_by_a_setting_of_gradio(runs, tmp_path, monk
         raise ValueError("not begun")
 
     monkeypatch.setattr(gr.Blocks, "launch", launch)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that what it sets goes again
     with pytest.raises(UserError, match="choose another --port"):
         page.serve(Shelf(runs), host="127.0.0.1", port=1, auth=None, folder=tmp_path)
     for name in ("share", "analytics", "run_history", "enable_monitoring", "mcp_server", "pwa", "show_error"):

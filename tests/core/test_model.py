@@ -197,6 +197,7 @@ def test_pretrained_without_a_network_is_one_line_and_fast(name, monkeypatch, tm
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setattr(socket.socket, "connect", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "localhost")  # which is no proxy
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     start = time.monotonic()
     with pytest.raises(
