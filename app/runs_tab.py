@@ -78,7 +78,8 @@ def build(shelf: Shelf, run: gr.Dropdown, tab: gr.Tab) -> None:
         path = folders[name]
         if not (path / "config.yaml").is_file():
             return ["This run is gone.", None, [], "", "", None]
-        changed = is_held(path), max(modified(p) for p in (path, *path.glob("*"), *path.glob("plots/*")))
+        held = is_held(path)
+        changed = held, max(modified(p) for p in (path, *path.glob("*"), *path.glob("plots/*")))
         if seen and (name, changed) == tuple(seen):
             return [gr.skip()] * 6
         written = path / "report.md"
@@ -90,7 +91,7 @@ def build(shelf: Shelf, run: gr.Dropdown, tab: gr.Tab) -> None:
         others = [(image, captions.get(name, name)) for name, image in plots.items() if image is not None]
         finished = (path / "results.json").is_file()
         return [
-            "This run is finished." if finished else GOING[is_held(path)],
+            "This run is finished." if finished else GOING[held],
             first,
             others,
             report,

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Task
 
-PLACES = (
-    "*/config.yaml",
-    "*/*/config.yaml",
-)  # below the folder of runs: those with a name of their own, and numbered ones
+# below the folder of runs: those with a name of their own, and numbered ones
+PLACES = ("*/config.yaml", "*/*/config.yaml")
 KEPT = 3  # runs whose networks stay in memory
 
 

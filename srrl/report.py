@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from srrl.config import RunSettings
     from srrl.task import Data, Task
 
+# of a decade, for the ticks of a logarithmic axis
 LOG_STEPS = (
     (1,),
     (1, 3),
     (1, 2, 5),
     (1, 1.5, 2, 3, 5, 7),
     (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
-)  # of a decade
+)
 DOTS = 60  # epochs up to which each has a dot of its own
 COLOURS = {"teacher": "#4c566a", "baseline": "#c77d2e", "student": "#2f6fab"}
 
@@ -110,9 +111,8 @@ def log_ticks(low: float, high: float) -> list[float]:
             return ticks
     from matplotlib.ticker import MaxNLocator
 
-    return [
-        float(t) for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high
-    ]  # it is nearly linear
+    # so short a stretch of it is nearly linear
+    return [float(t) for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high]
 
 
 def pyplot() -> Any:
