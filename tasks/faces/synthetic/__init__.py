@@ -52,9 +52,11 @@ def records(
 ) -> list:
     """The faces of `split` as FaceRecords with `n_points` = 68 or 98 points; generates what the cache lacks.
 
-    Their `pixels` read the cache by offset; they pickle and survive a fork. Raises UserError for another `n_points`.
+    Their `pixels` read the cache by offset; they pickle and survive a fork. `subsets` are the WFLW bits that are set, and the
+    person's ancestry and age group. Raises UserError for another `n_points`.
     """
     from ..records import FaceRecord
+    from .identity import groups
     from .store import read_shard, shard_path, shards_of
 
     if n_points not in (68, 98):
@@ -71,6 +73,8 @@ def records(
             ensure(settings, split, cache_dir=cache_dir, progress=progress)
             labels, images = read_shard(path)
         for k, image in enumerate(images):
+            bits = labels["attributes"][k].tolist()
+            key = (settings.seed, SPLITS.index(split), len(found))
             found.append(
                 FaceRecord(
                     name=f"synthetic/{split}/{len(found):06d}",
@@ -78,8 +82,8 @@ def records(
                     pixels=image,
                     rect=tuple(labels["rect"][k].tolist()),
                     visible=labels[f"visible{n_points}"][k],
-                    attributes=dict(zip(ATTRIBUTES, labels["attributes"][k].tolist())),
-                    subsets=tuple(n for n, bit in zip(ATTRIBUTES, labels["attributes"][k].tolist()) if bit),
+                    attributes=dict(zip(ATTRIBUTES, bits)),
+                    subsets=(*(n for n, bit in zip(ATTRIBUTES, bits) if bit), *groups(key)),
                 )
             )
     return found[: settings.count(split)]

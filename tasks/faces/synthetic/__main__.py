@@ -57,6 +57,7 @@ def _sheets(settings: SyntheticSettings, out: Path, cache_dir: Path | None) -> N
         for yaw in (0, 35)
         for points, image in sheet.numbered(cache_dir, yaw=yaw).items()
     }
+    sheets["definitions.png"] = sheet.definitions(cache_dir)
     sheets["samples.png"] = sheet.samples(settings, "train", 5, 8, cache_dir)
     sheets["samples-98.png"] = sheet.samples(settings, "train", 5, 8, cache_dir, points=98)
     for name, image in sheets.items():

@@ -98,7 +98,9 @@ class Generator:
 
         `pose` replaces the drawn pose; `sensor` maps the drawn picture.Sensor to the one used.
         """
-        rng = [np.random.default_rng([*key, stream]) for stream in range(6)]
+        rng = [identity.person_stream(key)] + [
+            np.random.default_rng([*key, stream]) for stream in range(1, 6)
+        ]
         person = identity.draw_person(rng[0], self.assets.names)
         expression = identity.draw_expression(rng[1], self.assets.names)
         pose = pose or draw_pose(rng[2])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+ANCESTRIES = ("african", "asian", "caucasian")  # as the head model names its targets
 _OPPOSITES = {
     "decr": "incr", "down": "up", "in": "out", "backward": "forward", "concave": "convex",
     "compress": "uncompress", "square": "round", "pointed": "triangle",
@@ -150,18 +151,38 @@ def _age(rng: np.random.Generator) -> np.ndarray:
     return np.array([0.0, 0.0, 1.0 - share, share])
 
 
+def _draw_kind(rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
+    """Ancestry (3,), gender and age (4,), the first that is drawn of a person."""
+    ancestry = rng.dirichlet([0.35, 0.35, 0.45])
+    gender = float(np.clip(rng.beta(0.35, 0.35), 0.0, 1.0))
+    return ancestry, gender, _age(rng)
+
+
+def groups(key: tuple[int, ...]) -> tuple[str, str]:
+    """Ancestry and age group that the person of a face's key (seed, split, number) belongs to most; nothing is rendered.
+
+    One of ``ANCESTRIES``, and child, adult or old.
+    """
+    ancestry, _, age = _draw_kind(person_stream(key))
+    old = "child" if age[0] + age[1] > 0.5 else "old" if age[3] > 0.5 else "adult"
+    return ANCESTRIES[int(ancestry.argmax())], old
+
+
+def person_stream(key: tuple[int, ...]) -> np.random.Generator:
+    """The random numbers that the person of a face's key is drawn from."""
+    return np.random.default_rng([*key, 0])
+
+
 def draw_person(rng: np.random.Generator, names: tuple[str, ...]) -> Person:
     """One identity over ancestries, genders, ages, build and face shape."""
     rows = _rows(names)
     weights = np.zeros(len(names))
-    ancestry = rng.dirichlet([0.35, 0.35, 0.45])
-    gender = float(np.clip(rng.beta(0.35, 0.35), 0.0, 1.0))
-    age = _age(rng)
+    ancestry, gender, age = _draw_kind(rng)
     muscle = _tent(rng.normal(0.5, 0.2), 3)
     weight = _tent(rng.normal(0.52, 0.24), 3)
     for g, gender_name in ((1.0 - gender, "female"), (gender, "male")):
         for a, age_name in zip(age, ("baby", "child", "young", "old")):
-            for share, race in zip(ancestry, ("african", "asian", "caucasian")):
+            for share, race in zip(ancestry, ANCESTRIES):
                 weights[rows[f"{race}-{gender_name}-{age_name}"]] += g * a * share
             for m, muscle_name in zip(muscle, ("min", "average", "max")):
                 for w, weight_name in zip(weight, ("min", "average", "max")):

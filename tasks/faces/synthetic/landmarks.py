@@ -5,10 +5,8 @@ frontal position annotators use, so it follows identity and expression. Brow poi
 face, pupils the eyeballs, and the face contour slides to the visible silhouette when the head turns, as annotators'
 points do. Frontal positions below are in dm on the left half (x > 0) and mirrored.
 
-The 98 points are what their names say of the anatomy. The 68 points are those moved by HABITS, ARC, START_68, BEYOND_68
-and the contour's TURNED tables to where people put them on photographs: the mean signed error of a network that had seen
-these heads alone, on labelled photographs of other people, seen from the front and turned, says how far a definition lies
-from theirs.
+The 98 points are what their names say of the anatomy. The 68 points are those moved by the tables of `habits` to where people
+put them on photographs.
 """
 
 from __future__ import annotations
@@ -18,6 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from .assets import HeadAssets
+from .habits import (
+    ARC,
+    BEYOND_68,
+    BROW_OFF_68,
+    FORWARD_SINE,
+    HABITS,
+    LOWER_LID_68,
+    LOWER_RIM_68,
+    START_68,
+    TURNED_ALONG,
+    TURNED_OUT,
+    TURNED_POWER,
+)
 
 # Face contour from the ear at eye level to the chin, frontal silhouette of the mean head.
 JAW = (
@@ -41,42 +52,6 @@ NOSE_BASE = ((0.138, 6.930), (0.070, 6.917), (0.0, 6.893))
 # put the near side of a turned face, and so that the starts run smoothly in depth.
 START = (*(0.032,) * 5, 0.026, 0.020, 0.016, 0.016, 0.018, 0.019, 0.022, 0.022, 0.017, 0.012, 0.012, 0.012)
 MARCH = 16  # places on each contour path
-# The 68 points' contour, from the ear to the chin: how far along JAW, in eighths of it, how far inside the silhouette its
-# path starts, and how far (dm) beyond the silhouette that is seen people put the point.
-ARC = (-0.389, 1.077, 1.90, 2.795, 3.863, 4.829, 5.566, 6.611, 8.0)
-START_68 = (0.0, 0.0, 0.010, 0.014, 0.012, 0.018, 0.032, 0.022, 0.006)
-BEYOND_68 = (0.036, 0.029, 0.017, 0.022, 0.031, 0.016, 0.0, 0.006, 0.027)
-# What becomes of that when the head turns, from the ear that comes nearer to the one that goes away, in full at 90 degrees
-# and with the power TURNED_POWER of the sine before: how far along the contour, in its points, and how far outwards (dm).
-# People follow the edge of the jawbone on the near side, and start lower on the far one.
-TURNED_ALONG = (-0.12, -0.10, -0.20, -0.53, -0.74, -0.60, 0.0, 0.30, 0.04,
-                0.69, 0.09, -0.44, -0.51, -0.64, -0.93, -0.94, -0.83)  # fmt: skip
-TURNED_OUT = (0.013, 0.016, 0.046, 0.104, 0.112, 0.040, -0.020, -0.024, 0.0,
-              0.041, 0.039, 0.0, -0.036, -0.015, 0.010, 0.011, -0.036)  # fmt: skip
-TURNED_POWER = 1.5
-# How far (dm; outwards, up, forward) people put the other 68 points from the places named above, in the order of `_fixed`.
-# Outwards and up choose another place of the skin. Forward leaves it: on a turned head people put the points of a ridge
-# on the edge that they see, and do not follow a brow round the temple. Beyond FORWARD_SINE, 40 degrees, the step sideways that
-# this makes grows no more: the edge is reached.
-FORWARD_SINE = 0.643
-HABITS = {
-    # inner corner, upper lid from it, outer corner
-    "eye": ((0.018, 0.028, 0.013), (0.023, 0.018, 0.006), (0.014, 0.022, 0.013), (-0.001, 0.026, -0.011)),
-    # along the ridge to the tip, then the base from the wing to the middle
-    "nose": ((0.0, 0.019, 0.056), (0.0, 0.006, 0.077), (0.0, -0.006, 0.091), (0.0, -0.011, 0.043),
-             (-0.030, -0.010, 0.016), (-0.011, -0.006, 0.016), (0.0, 0.007, 0.006)),
-    # upper lip from the middle to the corner, lower lip from there
-    "mouth": ((0.0, -0.018, 0.014), (0.003, -0.010, 0.024), (-0.006, -0.015, 0.015), (0.0, 0.0, -0.004),
-              (-0.005, 0.036, 0.015), (-0.001, 0.028, 0.024), (0.0, 0.031, 0.015)),
-    # inner rim of the upper lip: middle, side, corner
-    "rim": ((0.0, 0.026, 0.019), (-0.005, 0.016, 0.026), (0.007, -0.002, -0.010)),
-}  # fmt: skip
-# The same, all three leaving the skin, for edges that open and for the brow: lower lid from the outer corner, inner rim of the
-# lower lip from its side, brow from its outer tip.
-LOWER_LID_68 = ((0.005, 0.013, 0.004), (0.003, 0.010, 0.022))
-LOWER_RIM_68 = ((-0.007, 0.011, 0.027), (0.0, 0.008, 0.025))
-BROW_OFF_68 = ((-0.006, 0.026, 0.114), (-0.009, 0.008, 0.073), (-0.009, -0.003, 0.045), (-0.004, -0.004, 0.033),
-               (-0.001, -0.005, 0.022))  # fmt: skip
 BROW_EDGE = 0.86  # where the painted brow ends, in half thicknesses
 
 

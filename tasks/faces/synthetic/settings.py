@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from srrl.errors import UserError
 
 MARK = "SYNTHETIC.txt"  # in the root of an exported set, so that results on it are labelled so
-GENERATOR_VERSION = 4  # raise it whenever the same key would give another picture or label
+GENERATOR_VERSION = 5  # raise it whenever the same key would give another picture or label
 SPLITS = ("train", "val", "test")
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")  # WFLW's six bits
 

@@ -88,6 +88,23 @@ def poster(
     return np.vstack([np.hstack(top), grid])
 
 
+def definitions(
+    cache_dir: Path | None = None, number: int = 206, size: int = 620, turns: tuple[float, ...] = (0, 25, 45)
+) -> np.ndarray:
+    """BGR picture of one clean face, turned further from view to view: the 98 points, which are the anatomy's (white), and the
+    68 where people put them (numbered, green; red where they are hidden)."""
+    generator = face.Generator(size, Path(cache_dir or cache_root()))
+    views = []
+    for yaw in turns:
+        pose = face.Pose(yaw=float(yaw), pitch=2.0, distance=14.0, fill=0.70)
+        made = generator.make((0, 0, number), pose=pose, sensor=_clean)
+        view = draw_points(made.image, made.points[68], made.visible[68], True)
+        for place in made.points[98]:
+            cv2.circle(view, tuple(int(round(v * 16)) for v in place), 20, _TEXT, -1, cv2.LINE_AA, 4)
+        views.append(view)
+    return np.hstack(views)
+
+
 def samples(settings: SyntheticSettings, split: str, rows: int, columns: int, cache_dir: Path | None = None,
             points: int = 0, first: int = 0) -> np.ndarray:  # fmt: skip
     """BGR grid of rows × columns faces of a split, with 68 or 98 unnumbered points when asked."""
