@@ -60,4 +60,4 @@ EXPOSE 7860
 STOPSIGNAL SIGINT
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python3", "-m", "srrl_app.health"]
 ENTRYPOINT ["srrl"]
-CMD ["--help"]
+CMD ["evaluate", "shipped:faces68"]

@@ -19,7 +19,9 @@ Nothing is sent anywhere: pictures are looked at by this process and forgotten."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", metavar="DIR", help="the run that is shown first; may lie anywhere")
+    parser.add_argument(
+        "--run", metavar="DIR", help="the run that is shown first; may lie anywhere, or shipped:NAME"
+    )
     parser.add_argument(
         "--runs",
         metavar="DIR",

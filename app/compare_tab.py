@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .shelf import Loaded, Shelf
 
 COMPUTE = "compute"  # one computation at a time, or each would make the others' timings worthless
+DRAWN = 0.3  # seconds in which the browser fetches and draws the pictures: timings beside it would slow it, and be slow
 THREADS = 1  # of the timings: what a small device or one of many requests has
 EXAMPLES = Path(__file__).with_name("examples")
 PICTURES = {
@@ -262,6 +264,7 @@ class CompareTab:
 
         if shown is None:  # why was said already
             return [gr.skip()] * (3 + len(self.bars))
+        time.sleep(DRAWN)
         try:
             run, other = self.shelf.load(shown[0]), self.second(shown[1])
             header, rows = costs(run, THREADS, other)

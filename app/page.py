@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
+from srrl.shipped import PREFIX
 
 from . import runs_tab
 from .benchmark_tab import BenchmarkTab
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 INTRODUCTION = """# Teacher and student, side by side
 The **teacher** is the large network, the **student** the small one that learned from it. Choose a trained run and a
 picture, and see whether the student is good enough. Pictures stay on this machine."""
-NOTHING = """### There is no trained run yet
-A quick one takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
+NOTHING = "### There is no run of your own yet"
+COMES = "\nWhat you see are the face landmarks that come with the program."
+OFFER = """
+A quick run takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
 SESSIONS = 200  # browser tabs whose last inputs gradio remembers
@@ -51,14 +54,14 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             return " **A camera is on, which makes all times longer.**" if live.busy() else ""
 
         names = list(shelf.folders())
-        with gr.Column(visible=not names, elem_id="nothing") as nothing:
-            gr.Markdown(NOTHING if job else "### There is no trained run yet")
+        with gr.Column(visible=not shelf.own(), elem_id="nothing") as nothing:
+            gr.Markdown(NOTHING + COMES * bool(names) + OFFER * (job is not None))
             first = gr.Button("Train one now", variant="primary", visible=job is not None, elem_id="first")
         run = gr.Dropdown(
             names,
             value=names[0] if names else None,
             label="Trained run",
-            info="Folders that python -m srrl.train made, the newest first",
+            info="Folders that python -m srrl.train made, the newest first; then what comes with the program",
             allow_custom_value=True,  # runs come while the page is open: the shelf knows which there are
             elem_id="run",
         )
@@ -85,7 +88,15 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             if names == known:
                 return [gr.skip()] * len(outputs)
             # a value that is still there is left alone: it may just have been changed
-            first = {} if chosen in names else {"value": names[0] if names else None}
+            own = list(shelf.own())
+            if (
+                known is None and chosen == run.value
+            ):  # just opened, and built when there may have been other runs
+                first = {"value": names[0] if names else None}
+            elif known and chosen == known[0] and own and all(name.startswith(PREFIX) for name in known):
+                first = {"value": own[0]}  # the first run of one's own is what was waited for
+            else:
+                first = {} if chosen in names else {"value": names[0] if names else None}
             other = {} if second in (NOBODY, *names) else {"value": NOBODY}
             kept = [name for name in several if name in names]
             some = {} if kept and kept == several else {"value": kept or names[:1]}
@@ -93,7 +104,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 gr.Dropdown(choices=names, **first),
                 gr.Dropdown(choices=[NOBODY, *names], **other),
                 gr.Dropdown(choices=names, **some),
-                gr.Column(visible=not names),
+                gr.Column(visible=not own),
                 names,
             ]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from srrl.errors import UserError
 from srrl.lock import is_held
+from srrl.shipped import comes_with_us
 
 from .shelf import modified
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .shelf import Shelf
 
 REFRESH = 5.0  # seconds
+COMES = "These networks come with the program: the report says what they were trained on and what they are good for."
 GOING = {  # by whether a training holds the run
     True: "This run is training: the page looks again by itself.",
     False: "This run was stopped before its end: python -m srrl.train --resume goes on with it, or the tab Train.",
@@ -90,10 +92,11 @@ def build(shelf: Shelf, run: gr.Dropdown, tab: gr.Tab) -> None:
         first = plots.pop("curves.png", None)
         others = [(image, captions.get(name, name)) for name, image in plots.items() if image is not None]
         finished = (path / "results.json").is_file()
+        said = "This run is finished." if finished else GOING[held]
         return [
-            "This run is finished." if finished else GOING[held],
-            first,
-            others,
+            COMES if comes_with_us(path) else said,
+            gr.Image(first, visible=first is not None),
+            gr.Gallery(others, visible=bool(others)),
             report,
             (path / "config.yaml").read_text(encoding="utf-8"),
             (name, changed),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srrl.errors import UserError
+from srrl.shipped import PREFIX, located, names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,19 +40,32 @@ class Loaded:
 
 
 class Shelf:
-    """Runs below ``root`` by their path from there, and the one named ``first``. Only what it lists can be opened."""
+    """Runs below ``root`` by their path from there, the one named ``first``, and those that come with the package.
+
+    Only what it lists can be opened.
+    """
 
     def __init__(self, root: str | Path = "runs", first: str | Path | None = None):
         self.root, self._lock = Path(root), threading.Lock()
-        self.first = Path(first) if first is not None else None
+        self.first: Path | None = None
+        self.favourite: str | None = None  # of what comes with the package
         self._loaded: OrderedDict[Path, tuple[tuple, Loaded]] = OrderedDict()
-        if self.first is not None:
+        if first is not None:
             from srrl.runs import RunFolder
 
-            RunFolder.open(self.first)
+            run = RunFolder.open(first)
+            ours = {located(PREFIX + name).resolve(): PREFIX + name for name in names()}
+            self.favourite = ours.get(run.path.resolve())
+            if self.favourite is None:
+                self.first = run.path
 
     def folders(self) -> dict[str, Path]:
-        """Every run with saved weights by the name that it is chosen by: ``first``, then the newest."""
+        """Every run with saved weights by the name that it is chosen by: ``first``, then :meth:`own`, then the package's."""
+        runs = self.own() | {PREFIX + name: located(PREFIX + name) for name in names()}
+        return {self.favourite: runs[self.favourite]} | runs if self.favourite else runs
+
+    def own(self) -> dict[str, Path]:
+        """The runs that were trained here, the newest first after ``first``."""
         from srrl.runs import RunFolder
 
         found = sorted(
@@ -69,10 +83,6 @@ class Shelf:
     def load(self, name: str | None) -> Loaded:
         """The run of this name. Raises UserError for a name that is not listed, and for a run that cannot be read."""
         folders = self.folders()
-        if not folders:
-            raise UserError(
-                "There is no trained run yet. Make one with: python -m srrl.train --task faces --quick (about two minutes)."
-            )
         if not isinstance(name, str) or name not in folders:
             raise UserError("There is no such run: choose one from the list.")
         path = folders[name]

@@ -22,7 +22,7 @@ TASKS = {
 }
 LENGTHS = {
     "Quick: a few minutes, shows that everything works": True,
-    "Full: the default training, up to half an hour for faces": False,
+    "Full: the default training, up to a quarter of an hour for faces (their teacher comes with the program)": False,
 }
 
 
@@ -32,8 +32,8 @@ class TrainTab:
     def __init__(self, job: Job):
         self.job = job
         gr.Markdown(
-            "Train a teacher, a student that learns from it, and the same small network without a teacher, on data that "
-            "comes with the program. Your own data: `python -m srrl.train --help`."
+            "Train a student that learns from a teacher, and the same small network without one, on data that "
+            "comes with the program; the teacher is trained first where none comes with it. Your own data: `python -m srrl.train --help`."
         )
         with gr.Row(elem_classes="side-by-side"):
             self.task = gr.Dropdown(list(TASKS), value=next(iter(TASKS)), label="What", elem_id="job-task")

@@ -108,16 +108,30 @@ def check_figures(runs: Path) -> None:
             cwd=ROOT,
             check=True,
         )
-        inside, outside = (
-            json.loads(p.read_text()) for p in (folder / "inside.json", runs / f"{task}-outside.json")
-        )
         metric = "nme" if task == "faces" else "top1"
-        for model in ("teacher", "student", "baseline"):
-            a, b = inside[model][metric], outside[model][metric]
-            check(
-                f"{task}, {model}: {metric} {a:.4f} inside, {b:.4f} outside",
-                abs(a - b) < 1e-3 * max(1.0, abs(b)),
-            )
+        outside = runs / f"{task}-outside.json"
+        compared(task, folder / "inside.json", outside, metric, ("teacher", "student", "baseline"))
+
+
+def check_shipped(runs: Path) -> None:
+    """Without any argument the weights of the package are evaluated, and their figures are those outside."""
+    check("without arguments the shipped weights are evaluated", "nme" in srrl())
+    outside = runs / "shipped-outside.json"
+    command = ["evaluate", "shipped:faces68", "--json"]
+    srrl(*command, "/runs/shipped.json", mounts=(f"{runs}:/runs",))
+    subprocess.run([sys.executable, "-m", "srrl", *command, str(outside)], cwd=ROOT, check=True)
+    compared("shipped", runs / "shipped.json", outside, "nme", ("teacher", "student"))
+
+
+def compared(what: str, inside: Path, outside: Path, metric: str, models: tuple[str, ...]) -> None:
+    """The figures in two files are the same but for rounding."""
+    one, other = (json.loads(p.read_text()) for p in (inside, outside))
+    for model in models:
+        a, b = one[model][metric], other[model][metric]
+        check(
+            f"{what}, {model}: {metric} {a:.4f} inside, {b:.4f} outside",
+            abs(a - b) < 1e-3 * max(1.0, abs(b)),
+        )
 
 
 def check_other_user(runs: Path) -> None:
@@ -227,13 +241,14 @@ def main() -> None:
     docker("volume", "rm", "-f", NAME, status=None)
     print(f"built in {build(ROOT, extra):.0f} s")
     check_size()
-    check("--help is the default", "commands:" in srrl())
+    check("--help lists the commands", "commands:" in srrl("--help"))
     check("a wrong command ends with 2", "usage:" in srrl("nothing", status=2))
     check("it does not run as root", docker("run", "--rm", "--entrypoint", "id", NAME, "-u").strip() != "0")
     with tempfile.TemporaryDirectory(prefix="srrl-check-") as folder:
         runs = Path(folder)
         runs.chmod(0o777)  # for the image's user
         try:
+            check_shipped(runs)
             check_figures(runs)
             check_other_user(runs)
             check_app(runs)

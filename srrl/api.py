@@ -22,6 +22,7 @@ from srrl.errors import UserError
 from srrl.model import to_unit
 from srrl.processes import from_first
 from srrl.runs import RunFolder
+from srrl.shipped import located
 from srrl.task import Task, get_task
 from srrl.trainer import Phase, Trainer, make_accelerator
 
@@ -212,7 +213,7 @@ def open_run(path: str | Path, model: str | None = None) -> OpenedRun:
 
 def open_predictor(source: str | Path, model: str = "student") -> tuple[Task, Any]:
     """The task and the predictor of one model of a run, or of the student in a file that srrl.export wrote. UserError."""
-    path = Path(source)
+    path = located(source)
     if not path.is_file():
         opened = open_run(path, model)
         return opened.task, opened.task.predictor(opened.model(model), opened.cfg)
@@ -230,6 +231,8 @@ def open_predictor(source: str | Path, model: str = "student") -> tuple[Task, An
 
 def load(run: str | Path, model: str = "student") -> Any:
     """A predictor for one model of a run: ``srrl.load("runs/faces/001")(image)``; also for an exported file.
+
+    ``srrl.load("shipped:faces68")`` needs no training: those weights come with the package.
 
     ``image`` is a path, a PIL image or an RGB array (H, W, 3) uint8; what comes back is the task's prediction.
     """

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="RUN",
-        help="a run folder that train made, however far it is; or key.sub=value … with --task or --config",
+        help="a run folder that train made, however far it is, or shipped:NAME; or key.sub=value … with --task or --config",
     )
     parser.add_argument("--task", metavar="NAME", help="measure settings of this task instead of a run")
     parser.add_argument("-c", "--config", metavar="FILE", help="measure the settings in a YAML file")

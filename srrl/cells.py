@@ -73,7 +73,7 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
         keys = [k for k in keys if k not in skip and k.partition(".")[0] not in skip]
         if keys:
             raise UserError(
-                f"{folder} was made with other settings ({', '.join(keys)}): remove it, or name another --out"
+                f"{folder} was made with other settings ({', '.join(keys)}): give those that it was made with, remove it, or name another --out"
             )
 
 
@@ -141,7 +141,7 @@ def check_teacher(out: Path, cells: list[Cell], checkpoint: str | Path) -> None:
         found = read_weights(run.weights("teacher"))
         if found.keys() != expected.keys() or not all(torch.equal(found[k], v) for k, v in expected.items()):
             raise UserError(
-                f"{run.path} learned from another teacher than {checkpoint}: remove it, or name another --out"
+                f"{run.path} learned from another teacher than {checkpoint}: give those that it was made with, remove it, or name another --out"
             )
 
 

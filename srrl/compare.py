@@ -25,7 +25,7 @@ EPILOG = """examples:
 
 Every cell is a run folder OUT/<method>-seed<n>; a finished cell is never run again, an interrupted one is resumed,
 and one that was made with other settings ends the command.
-The teacher is trained once, in OUT/teacher, unless teacher.checkpoint names one. All methods get the same epochs,
+The teacher is trained once, in OUT/teacher, unless teacher=… names one or (synthetic faces) one comes with the package. All methods get the same epochs,
 data order, augmentation and initial weights a seed. Differences are paired by seed, with Student's t interval.
 
 --grid tunes before you compare: its cells, OUT/<method>-<key>=<value>-…-seed<n>, are scored on the validation split and

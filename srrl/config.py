@@ -73,7 +73,8 @@ class TeacherSettings(ModelSettings):
     """The teacher: trained in the run's first phase, or loaded from ``checkpoint``."""
 
     checkpoint: str | None = Field(
-        None, description="weights (.safetensors or .pt) or a run folder; no training then"
+        None,
+        description="weights (.safetensors or .pt), a run folder or shipped:NAME; no training then. teacher=… is short for it",
     )
     epochs: int | None = Field(
         None, ge=0, description="None: as many as the student; 0: a pretrained one as it comes"
@@ -88,7 +89,7 @@ class TeacherSettings(ModelSettings):
 
 
 class StudentSettings(ModelSettings):
-    """The student; ``init`` starts it (and the baseline) from a file."""
+    """The student; ``init`` starts it (and the baseline) from a file, a run folder or shipped:NAME."""
 
     init: str | None = None
 
@@ -190,7 +191,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """``key.sub=value`` strings laid over a nested mapping; values are read as YAML. Returns a new mapping."""
-    result = _copy(values)
+    result = spelled_out(values)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key.strip():
@@ -200,6 +201,8 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         except _UNREADABLE as error:
             raise UserError(f"{text!r}: the value is not readable as YAML") from error
         node, parts = result, key.strip().split(".")
+        if parts == ["teacher"] and isinstance(value, (str, int)):
+            parts, value = ["teacher", "checkpoint"], _checkpoint(value)
         for part in parts[:-1]:
             if node.get(part) is None:  # also a section whose every line is commented out
                 node[part] = {}
@@ -212,11 +215,26 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     return result
 
 
+def spelled_out(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which ``teacher: WHERE`` is the section that it is short for; ``scratch`` is no checkpoint."""
+    result = _copy(values)
+    teacher = result.get("teacher")
+    if isinstance(teacher, (str, int)):
+        result["teacher"] = {"checkpoint": _checkpoint(teacher)}
+    elif isinstance(teacher, dict) and teacher.get("checkpoint") == "scratch":
+        teacher["checkpoint"] = None
+    return result
+
+
+def _checkpoint(value: str | int) -> str | None:
+    return None if value == "scratch" else str(value)
+
+
 def resolve(schema: type[RunSettings], *layers: dict[str, Any]) -> RunSettings:
     """Layers of nested mappings, later ones on top, validated. Raises UserError with a 'did you mean' for unknown keys."""
     values: dict[str, Any] = _defaults(schema)
     for layer in layers:
-        values = merged(values, layer)
+        values = merged(values, spelled_out(layer))
     try:
         return schema.model_validate(_restring(schema, values))
     except ValidationError as error:

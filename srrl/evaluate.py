@@ -87,7 +87,7 @@ def _stages(task: Task, cfg: RunSettings, run: RunFolder, name: str, data: Data)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder that train made")
+    parser.add_argument("run", metavar="RUN", help="a run folder that train made, or shipped:NAME")
     parser.add_argument("--model", choices=["teacher", "student", "baseline", "all"], default="all")
     parser.add_argument("--data", metavar="PATH", help="other data than the run's test split")
     parser.add_argument(
@@ -143,6 +143,7 @@ EPILOG = """examples:
   python -m srrl.evaluate runs/faces/001                             the run's own test split again
   python -m srrl.evaluate runs/faces/001 --data photos/ --box detector --json photos.json
   python -m srrl.evaluate runs/faces/001 --model student --flip-test
+  python -m srrl.evaluate shipped:faces68 --data photos/             the landmarks that come with srrl
 
 Prints accuracy, size and latency of each model side by side; --json has the shape of the run's results.json. Data are
 cropped around the labelled landmarks (landmark), their own rectangles (given) or found faces (detector)."""

@@ -22,27 +22,31 @@ NAMES = {"onnx": "student.onnx", "onnx-int8": "student-int8.onnx"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder that train made")
+    parser.add_argument("run", metavar="RUN", help="a run folder that train made, or shipped:NAME")
     parser.add_argument(
         "--format", required=True, metavar="F", help="onnx, onnx-int8, or packed (binary networks)"
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="new file (default: student.onnx, student-int8.onnx or student-packed.safetensors in the run folder)",
+        help="new file (default: student.onnx, student-int8.onnx or student-packed.safetensors in the run folder, of a "
+        "shipped: run in the current one)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from srrl.api import open_run
     from srrl.runs import atomic, check_writable
+    from srrl.shipped import comes_with_us
 
     opened = open_run(args.run, "student")
     task, cfg = opened.task, opened.cfg
     if args.format not in task.formats:
         known = f"expected {' or '.join(task.formats)}" if task.formats else "it has none"
         raise UserError(f"--format {args.format} is not one that task {task.name} can write: {known}")
-    out = Path(args.out or opened.run.path / NAMES.get(args.format, f"student-{args.format}.safetensors"))
+    # what comes with the package lies where nothing may be written
+    folder = Path() if comes_with_us(opened.run.path) else opened.run.path
+    out = Path(args.out or folder / NAMES.get(args.format, f"student-{args.format}.safetensors"))
     if out.exists():
         raise UserError(f"{out.absolute()} exists: choose another --out, nothing is overwritten")
     if args.format in NAMES:
@@ -144,6 +148,7 @@ def _size(path: Path) -> str:
 EPILOG = """examples:
   python -m srrl.export runs/faces/001 --format onnx
   python -m srrl.export runs/faces/001 --format onnx-int8
+  python -m srrl.export shipped:faces68 --format onnx                 into ./student.onnx
   python -m srrl.predict runs/faces/001/student.onnx photo.jpg
   python -m srrl.export runs/binary/001 --format packed
 

@@ -22,6 +22,7 @@ from srrl.interrupt import GracefulStop
 from srrl.memory import MapMemory, prepare_folder
 from srrl.processes import first_then_all
 from srrl.runs import MetricsLog, RunFolder
+from srrl.shipped import located
 from srrl.task import Data, Task
 from srrl.trainer import Phase, Trainer, make_accelerator
 
@@ -95,8 +96,11 @@ class Pipeline:
         self.task.check(cfg)
         if cfg.teacher.memory:
             prepare_folder(Path(cfg.teacher.memory))
-        for path, name in ((cfg.teacher.checkpoint, "teacher"), (cfg.student.init, "student")):
-            if path:  # before anything is trained
+        for path, name, own in (
+            (cfg.teacher.checkpoint, "teacher", run.weights("teacher")),
+            (cfg.student.init, "student", run.checkpoint("student")),
+        ):
+            if path and not own.is_file():  # before anything is trained
                 weights_of(path, name)
         first = self.accelerator.is_main_process
         if first:
@@ -133,10 +137,13 @@ class Pipeline:
         torch.manual_seed(cfg.seed)
         model = self.task.build_teacher(cfg)
         if cfg.teacher.checkpoint:
-            load_weights(model, weights_of(cfg.teacher.checkpoint, "teacher"), "teacher")
+            # a run that goes on keeps the teacher that it began with, whatever has become of the file meanwhile
+            own = run.weights("teacher")
+            source = own if own.is_file() else weights_of(cfg.teacher.checkpoint, "teacher")
+            load_weights(model, source, "teacher")
             self.say(f"teacher: weights from {cfg.teacher.checkpoint}")
-            if self.accelerator.is_main_process and not run.weights("teacher").is_file():
-                save_weights(run.weights("teacher"), model, phase="teacher")
+            if self.accelerator.is_main_process and not own.is_file():
+                save_weights(own, model, phase="teacher")
             return model, {}
         epochs = cfg.epochs if cfg.teacher.epochs is None else cfg.teacher.epochs
         if epochs == 0:
@@ -259,13 +266,16 @@ def check_method_fits(task: Task, cfg: RunSettings) -> None:
 
 
 def weights_of(path: str, name: str) -> Path:
-    """A weights file, or that of model ``name`` in a run folder."""
-    p = Path(path)
+    """A weights file, or that of model ``name`` in a run folder or ``shipped:NAME``. Raises UserError."""
+    p = located(path)
     if p.is_dir():
-        return RunFolder.open(p).weights(name)
+        run = RunFolder.open(p)
+        if not run.weights(name).is_file():
+            raise UserError(f"{path} has no {name} weights: it has {', '.join(run.models()) or 'none yet'}")
+        return run.weights(name)
     if not p.is_file():
         raise UserError(
-            f"{p.absolute()} does not exist: expected a .safetensors or .pt file, or a run folder"
+            f"{p.absolute()} does not exist: expected a .safetensors or .pt file, a run folder or shipped:NAME"
         )
     return p
 

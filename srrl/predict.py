@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EPILOG = """examples:
   python -m srrl.predict runs/faces/001 photo.jpg                     table and drawn copy in predictions/001
+  python -m srrl.predict shipped:faces68 photo.jpg                    without any training
   python -m srrl.predict runs/faces/001 photos/ --recursive --out found --format json
   python -m srrl.predict runs/faces/001 clip.mp4 --model teacher      an annotated clip.mp4, rows by frame
 """
@@ -25,7 +26,7 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder that train made, or a file that export wrote"
+        "run", metavar="RUN", help="a run folder that train made, shipped:NAME, or a file that export wrote"
     )
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="images, videos and folders of them")
     parser.add_argument("--model", choices=["student", "teacher", "baseline"], default="student")

@@ -17,6 +17,7 @@ from typing import Any
 
 from srrl.errors import RunError, UserError
 from srrl.lock import NAME
+from srrl.shipped import located
 
 _SCRAP = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # what atomic() writes to
 _LEFTOVER = re.compile(re.escape(NAME) + r"|\.config\.yaml\.\d+-[0-9a-f]{8}\.tmp")
@@ -141,8 +142,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run. Raises UserError where there is none."""
-        run = cls(path)
+        """An existing run, or one that comes with the package (``shipped:NAME``). Raises UserError where there is none."""
+        run = cls(located(path))
         if not run.config.is_file():
             what = "has no config.yaml, so it is no run folder" if run.path.is_dir() else "does not exist"
             raise UserError(

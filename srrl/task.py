@@ -108,7 +108,7 @@ class Task:
         return cls()
 
     def filled(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Further defaults, for what ``given`` (config file and overrides) leaves open: those that fit only together."""
+        """Further defaults, for what ``given`` (--quick, config file, overrides) leaves open: those that fit only together."""
         return {}
 
     def as_source(self, given: dict[str, Any]) -> dict[str, Any]:

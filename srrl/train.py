@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from srrl.task import Task
 
 EPILOG = """examples:
-  python -m srrl.train --task faces                                  synthetic faces, made on first use
+  python -m srrl.train --task faces                                  synthetic faces, the teacher that comes with srrl
+  python -m srrl.train --task faces teacher=scratch                  … and a teacher of your own
   python -m srrl.train --task faces -c configs/faces-pts.yaml data.train=photos/
   python -m srrl.train --task faces method=kd epochs=20 student.width=24
   python -m srrl.train --resume runs/faces/001
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
     """Task and settings of the command line: task defaults < --quick < config file < overrides."""
-    from srrl.config import apply_overrides, read_yaml, resolve
+    from srrl.config import apply_overrides, merged, read_yaml, resolve
     from srrl.distillers import check_method
     from srrl.task import get_task, task_names
 
@@ -66,7 +67,8 @@ def resolve_settings(args: argparse.Namespace) -> tuple[Task, RunSettings]:
         raise UserError(f"--task {args.task} does not fit the config, which is for task {given['task']!r}")
     task = get_task(name, given)
     quick = task.quick if args.quick else {}
-    cfg = resolve(task.settings, task.filled(given), quick, given, {"task": name})
+    chosen = merged(quick, given)
+    cfg = resolve(task.settings, task.filled(chosen), chosen, {"task": name})
     check_method(cfg.method)
     return task, cfg
 

@@ -42,11 +42,12 @@ def settings_for(base: type[RunSettings]) -> type[RunSettings]:
     A KL (or heatmap) term on the student's own prediction is on by default: SRRL alone gives the student's own head no
     gradient on samples without labels.
     """
+    kd = base.model_fields["added_kd"]
     return create_model(
         "CrossDomainSettings",
         __base__=base,
         __doc__=base.__doc__,
         task=(str, "cross_domain"),
-        added_kd=(float, Field(1.0, ge=0, description=base.model_fields["added_kd"].description)),
+        added_kd=(float, Field(kd.default or 1.0, ge=0, description=kd.description)),
         cross_domain=(DomainSettings, DomainSettings()),
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from srrl.config import DataSettings, OptimSettings, RunSettings, StudentSettings, TeacherSettings
+from srrl.distillers.base import MethodSettings
 
 from .augment import AugmentConfig
 from .synthetic import SyntheticSettings
@@ -48,10 +49,19 @@ class FacesStudent(StudentSettings):
     decoder: list[Annotated[int, Field(ge=1)]] = [32, 24, 24]
 
 
+def _said(weight: str) -> str | None:
+    return MethodSettings.model_fields[weight].description
+
+
 class FacesSettings(RunSettings):
     """Everything a faces run needs."""
 
     task: str = "faces"
+    # chosen on validation photographs (results/faces.md); the paper gives none for heatmaps, whose losses are sums while L_FM is a
+    # mean over channels and pixels
+    alpha: float = Field(300.0, ge=0, description=_said("alpha"))
+    added_kd: float = Field(2.0, ge=0, description=_said("added_kd"))
+    kd_weight: float = Field(4.0, ge=0, description=_said("kd_weight"))
     epochs: int = Field(4, ge=1)
     batch_size: int = Field(16, ge=1)
     image_size: int = Field(128, ge=32, description="side of the crop, pixels")

@@ -47,6 +47,13 @@ class FacesTask(Task):
         "data": {"synthetic": {"n_train": 700, "n_val": 100, "n_test": 200}},
     }
 
+    def filled(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The teacher that comes with the package, where one of ``given`` would learn the same from the same faces."""
+        from .teachers import shipped_teacher
+
+        name = shipped_teacher(self.settings, given)
+        return {"teacher": {"checkpoint": name}} if name else {}
+
     def prepare(self, cfg: FacesSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
         from .data import prepare
 

@@ -91,7 +91,14 @@ def site(browser, runs, tmp_path_factory):
     root = tmp_path_factory.mktemp("site")
     with served("--runs", root) as (address, process):
         with opened(browser, address) as page:
-            expect(page.locator("#nothing")).to_contain_text("There is no trained run yet")
+            expect(page.locator("#nothing")).to_contain_text("There is no run of your own yet")
+            expect(page.locator("#run input")).to_have_value("shipped:faces68")
+            page.locator("#examples").get_by_text("three faces").click()
+            expect(page.locator("#picture img")).to_be_visible(timeout=SLOW)
+            page.locator("#go").click()
+            expect(page.locator("#status")).to_contain_text(
+                "3 faces found. The student's points are", timeout=SLOW
+            )
             page.locator("#first").click()
             state, spoken = page.locator("#job-state"), page.locator("#job-spoken")
             expect(state).to_contain_text("Training faces/001", timeout=SLOW)

@@ -11,23 +11,32 @@ from srrl_tasks.faces.landmarker import Face
 
 from srrl.errors import UserError
 from srrl.inspection import count_parameters
+from srrl.shipped import located
 
 
 def test_runs_with_weights_are_listed_the_newest_first(runs):
     os.utime(runs / "faces/001/config.yaml", (1e9, 1e9))
-    assert list(Shelf(runs).folders()) == ["classification/001", "faces/001"]
-    assert list(Shelf(runs, runs / "faces/001").folders()) == ["faces/001", "classification/001"]
+    ours = ["shipped:faces68", "shipped:faces68-small"]
+    assert list(Shelf(runs).folders()) == ["classification/001", "faces/001", *ours]
+    assert list(Shelf(runs, runs / "faces/001").folders()) == ["faces/001", "classification/001", *ours]
+    assert list(Shelf(runs, ours[1]).folders()) == [ours[1], "classification/001", "faces/001", ours[0]]
 
 
-@pytest.mark.parametrize("name", ["../..", "/etc", "faces/../faces/001", "faces/002", "", None])
+@pytest.mark.parametrize(
+    "name", ["../..", "shipped:../shipped/faces68", "/etc", "faces/../faces/001", "faces/002", "", None]
+)
 def test_only_what_is_listed_is_opened(runs, name):
     with pytest.raises(UserError, match="no such run"):
         Shelf(runs).load(name)
 
 
-def test_without_runs_the_quick_job_is_offered(tmp_path):
-    with pytest.raises(UserError, match="python -m srrl.train --task faces --quick"):
-        Shelf(tmp_path).load("faces/001")
+def test_without_runs_there_is_what_comes_with_the_package(tmp_path):
+    shelf = Shelf(tmp_path)
+    assert not shelf.own() and next(iter(shelf.folders())) == "shipped:faces68"
+    assert shelf.load("shipped:faces68").names == ["teacher", "student"]
+    assert shelf.load("shipped:faces68-small").names == ["student"]
+    (tmp_path / "link").symlink_to(located("shipped:faces68-small"))
+    assert next(iter(Shelf(tmp_path, tmp_path / "link").folders())) == "shipped:faces68-small"
     with pytest.raises(UserError, match="does not exist"):
         Shelf(tmp_path, tmp_path / "gone")
 

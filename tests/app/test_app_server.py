@@ -55,7 +55,8 @@ def test_named_endpoints_and_runs(client):
         "/runs",
     }
     found = client.predict(api_name="/runs")
-    assert [r["run"] for r in found] == ["faces/001", "classification/001"]
+    ours = ["shipped:faces68", "shipped:faces68-small"]
+    assert [r["run"] for r in found] == ["faces/001", "classification/001", *ours]
     assert found[0]["networks"]["teacher"]["nme"] == 4.5
 
 

@@ -147,7 +147,7 @@ def ended_with(tmp_path, capsys, *arguments):
 
 @pytest.fixture
 def finished_cells(tmp_path):
-    """A folder in which compare finds a teacher and one cell of every method finished."""
+    """A folder in which compare finds a teacher of its own and one cell of every method finished."""
     from srrl.config import dump, resolve
     from srrl.task import get_task
 
@@ -178,7 +178,7 @@ def finished_cells(tmp_path):
 def test_a_cell_made_with_other_settings_is_not_passed_off_as_this_one(
     change, folder, finished_cells, capsys
 ):
-    status, message = ended_with(finished_cells, capsys, "--seeds", "0", change)
+    status, message = ended_with(finished_cells, capsys, "--seeds", "0", "teacher=scratch", change)
     assert status == 2
     assert f"{finished_cells / folder} was made with other settings ({change.partition('=')[0]})" in message
 
@@ -212,7 +212,10 @@ def test_what_the_data_said_is_no_other_setting_unless_it_is_set(tmp_path, capsy
     ],
 )
 def test_settings_that_a_cell_does_not_read_leave_it_finished(methods, change, finished_cells, capsys):
-    assert ended_with(finished_cells, capsys, "--seeds", "0", "--methods", methods, change)[0] == 0
+    assert (
+        ended_with(finished_cells, capsys, "--seeds", "0", "--methods", methods, "teacher=scratch", change)[0]
+        == 0
+    )
     table = json.loads((finished_cells / "table.json").read_text())
     assert set(table["methods"]) == set(methods.split(","))
 
@@ -221,17 +224,27 @@ def test_a_folder_from_before_a_setting_existed_has_its_default(finished_cells, 
     for path in finished_cells.glob("*/config.yaml"):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(line for line in lines if not line.startswith("score:")))
-    assert ended_with(finished_cells, capsys, "--seeds", "0")[0] == 0
-    assert "(score)" in ended_with(finished_cells, capsys, "--seeds", "0", "score=val")[1]
+    assert ended_with(finished_cells, capsys, "--seeds", "0", "teacher=scratch")[0] == 0
+    assert "(score)" in ended_with(finished_cells, capsys, "--seeds", "0", "teacher=scratch", "score=val")[1]
 
 
 def test_the_table_shows_each_method_with_its_own_seeds(finished_cells, capsys):
-    assert ended_with(finished_cells, capsys, "--methods", "none:0,kd:0,srrl", "--seeds", "0")[0] == 0
+    assert (
+        ended_with(
+            finished_cells, capsys, "teacher=scratch", "--methods", "none:0,kd:0,srrl", "--seeds", "0"
+        )[0]
+        == 0
+    )
     results = finished_cells / "srrl-seed0"
     (finished_cells / "srrl-seed1").mkdir()
     for name in ("config.yaml", "results.json"):
         (finished_cells / "srrl-seed1" / name).write_text((results / name).read_text().replace("7.0", "8.0"))
-    assert ended_with(finished_cells, capsys, "--methods", "none:0,kd:0,srrl", "--seeds", "0,1")[0] == 0
+    assert (
+        ended_with(
+            finished_cells, capsys, "teacher=scratch", "--methods", "none:0,kd:0,srrl", "--seeds", "0,1"
+        )[0]
+        == 0
+    )
     text = (finished_cells / "table.md").read_text()
     assert "over 2 seeds (none: n = 1, kd: n = 1)" in text
     assert "| srrl | 7.500 ± 0.707 | 7.000, 8.000 | 7.500 |" in text  # sqrt(0.5)
