@@ -201,7 +201,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         except _UNREADABLE as error:
             raise UserError(f"{text!r}: the value is not readable as YAML") from error
         node, parts = result, key.strip().split(".")
-        if parts == ["teacher"] and isinstance(value, (str, int)):
+        if parts == ["teacher"] and isinstance(value, str):
             parts, value = ["teacher", "checkpoint"], _checkpoint(value)
         for part in parts[:-1]:
             if node.get(part) is None:  # also a section whose every line is commented out
@@ -219,15 +219,15 @@ def spelled_out(values: dict[str, Any]) -> dict[str, Any]:
     """A copy in which ``teacher: WHERE`` is the section that it is short for; ``scratch`` is no checkpoint."""
     result = _copy(values)
     teacher = result.get("teacher")
-    if isinstance(teacher, (str, int)):
+    if isinstance(teacher, str):
         result["teacher"] = {"checkpoint": _checkpoint(teacher)}
     elif isinstance(teacher, dict) and teacher.get("checkpoint") == "scratch":
         teacher["checkpoint"] = None
     return result
 
 
-def _checkpoint(value: str | int) -> str | None:
-    return None if value == "scratch" else str(value)
+def _checkpoint(value: str) -> str | None:
+    return None if value == "scratch" else value
 
 
 def resolve(schema: type[RunSettings], *layers: dict[str, Any]) -> RunSettings:

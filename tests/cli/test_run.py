@@ -298,7 +298,7 @@ def test_a_terminal_that_is_closed(arguments, finished, tmp_path, ignored):
         preexec_fn=in_that_terminal,
     )
     os.close(theirs)
-    while not (folder / "checkpoints/baseline.pt").exists():
+    while not (folder / "checkpoints/teacher.pt").exists():  # the rest is long enough to be closed within
         assert process.poll() is None
         if select.select([ours], [], [], 0.01)[0]:
             os.read(ours, 65536)
