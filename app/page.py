@@ -89,9 +89,8 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 return [gr.skip()] * len(outputs)
             # a value that is still there is left alone: it may just have been changed
             own = list(shelf.own())
-            if (
-                known is None and chosen == run.value
-            ):  # just opened, and built when there may have been other runs
+            if known is None and chosen == run.value:
+                # just opened, and built when there may have been other runs
                 first = {"value": names[0] if names else None}
             elif known and chosen == known[0] and own and all(name.startswith(PREFIX) for name in known):
                 first = {"value": own[0]}  # the first run of one's own is what was waited for

@@ -96,11 +96,12 @@ class Pipeline:
         self.task.check(cfg)
         if cfg.teacher.memory:
             prepare_folder(Path(cfg.teacher.memory))
-        for path, name, own in (
-            (cfg.teacher.checkpoint, "teacher", run.weights("teacher")),
-            (cfg.student.init, "student", run.checkpoint("student")),
+        own = run.weights("teacher").is_file()
+        for path, name in (
+            (None if own else cfg.teacher.checkpoint, "teacher"),
+            (cfg.student.init, "student"),
         ):
-            if path and not own.is_file():  # before anything is trained
+            if path:  # before anything is trained
                 weights_of(path, name)
         first = self.accelerator.is_main_process
         if first:
