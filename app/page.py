@@ -107,7 +107,8 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 names,
             ]
 
-        run.change(lambda name: [name] if name else [], run, timed.runs, **quiet)
+        # in the browser: an answer that came late would undo a choice made meanwhile in the other tab
+        run.change(None, run, timed.runs, js="(name) => name ? [name] : []", api_visibility="private")
         known = gr.State(None)
         timer = gr.Timer(EVERY)
         outputs = [run, compared.other, timed.runs, nothing, known]
