@@ -178,12 +178,14 @@ def test_more_than_the_limit_is_refused(server, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--auth", "name:password"]])
 def test_who_may_train_and_who_may_come_in(runs, arguments):
+    """Whoever has the password may use any name for this machine."""
     with served("--runs", runs, *arguments) as (address, _):
         assert healthy(
             ["srrl", "app", "--port", address.rpartition(":")[2]]
         )  # that it asks for a password is well
         if "--auth" in arguments:
-            assert httpx.get(f"{address}/config").status_code == 401
+            for host in (address.rpartition("/")[2], "demo.example"):
+                assert httpx.get(f"{address}/config", headers={"Host": host}).status_code == 401
             with httpx.Client(base_url=address) as session:
                 assert session.post("/login", data={"username": "name", "password": "no"}).status_code == 400
                 session.post("/login", data={"username": "name", "password": "password"})
@@ -239,16 +241,14 @@ def test_files_of_the_server_are_not_opened_as_pictures(server, picture, key, me
     assert "face found" not in answer and ("error" in answer or "No picture yet" in answer)
 
 
-def test_a_page_of_the_web_that_calls_itself_this_machine_is_refused(runs, server):
-    """Its name may point here, but it is the name that the browser sends. Whoever has the password may use any name."""
+def test_a_page_of_the_web_that_calls_itself_this_machine_is_refused(server):
+    """Its name may point here, but it is the name that the browser sends."""
     get = lambda address, host: httpx.get(f"{address}/config", headers={"Host": host}).status_code  # noqa: E731
     port = server.rpartition(":")[2]
     for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}"):
         assert get(server, host) == 200, host
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::1].evil.example"):
         assert get(server, host) == 403, host
-    with served("--runs", runs, "--auth", "name:password") as (address, _):
-        assert get(address, "demo.example") == 401
 
 
 def test_what_gradio_would_keep_for_ever_is_not_taken(server):
@@ -307,9 +307,11 @@ def test_our_rules_for_files_hold_after_an_example_was_chosen(server, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_people_uploaded_goes_with_the_app(runs, picture, number):
+def test_it_listens_to_this_machine_alone_and_what_people_uploaded_goes_with_it(runs, picture, number):
     picture = picture.rename(picture.with_name(f"mine{number}.png"))
     with served("--runs", runs) as (address, process):
+        listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == "LISTEN"]
+        assert [(a.ip, a.port) for a in listening] == [("127.0.0.1", int(address.rpartition(":")[2]))]
         said, drawn, *_ = Client(address, verbose=False).predict(
             handle_file(str(picture)), "faces/001", WHOLE, False, api_name="/compare"
         )
@@ -337,12 +339,6 @@ def test_nothing_is_open_that_need_not_be(server, runs):
     for address in others:  # bound to this machine alone
         with pytest.raises(OSError):
             socket.create_connection((address, port), timeout=2).close()
-
-
-def test_it_listens_to_this_machine_alone(runs):
-    with served("--runs", runs) as (address, process):
-        listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == "LISTEN"]
-    assert [(a.ip, a.port) for a in listening] == [("127.0.0.1", int(address.rpartition(":")[2]))]
 
 
 def test_nothing_leaves_this_machine_by_a_setting_of_gradio(runs, tmp_path, monkeypatch):
