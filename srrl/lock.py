@@ -20,20 +20,27 @@ TRIES, PAUSE = 10, 0.05  # seconds: somebody who only looks has it for a moment
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Holds ``folder`` within the block. Gives False where another process holds it: the caller says what that means.
+def held(folder: Path, part: int | None = None) -> Iterator[bool]:
+    """Holds ``folder``, or the part of it that has this number (0 to 2⁶²), within the block. Gives False where another process
+    holds it: the caller says what that means.
 
     A POSIX record lock and not flock, on which filelock builds: that one is shared with forked children, so that a killed
     run would stay locked until its last data worker has noticed. On a file system without locks everything is free.
-    Two blocks of one process do not keep each other out.
+    Two blocks of one process do not keep each other out, and the one that ends first lets go for both.
     """
     if fcntl is None:
         yield True
         return
-    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        for _ in range(TRIES):
-            free = _take(handle, fcntl.LOCK_EX)
+        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        if part is None:
+            raise
+        yield True  # parts are work that is shared: with somebody whose file it is, each does all of it
+        return
+    try:
+        for _ in range(TRIES if part is None else 1):  # nobody looks at parts
+            free = _take(handle, fcntl.LOCK_EX, part)
             if free is not False:
                 break
             time.sleep(PAUSE)
@@ -62,10 +69,13 @@ def is_held(folder: Path) -> bool | None:
         os.close(handle)
 
 
-def _take(handle: int, kind: int) -> bool | None:
+def _take(handle: int, kind: int, part: int | None = None) -> bool | None:
     """Whether the lock could be had; None on a file system without locks."""
+    where = (
+        (0, 0) if part is None else (1, part)
+    )  # length and start in bytes, which need not exist; length 0: all
     try:
-        fcntl.lockf(handle, kind | fcntl.LOCK_NB)
+        fcntl.lockf(handle, kind | fcntl.LOCK_NB, *where)
     except OSError as error:
         return False if error.errno in TAKEN else None
     return True

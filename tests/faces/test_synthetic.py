@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ if importlib.util.find_spec("anny") is None or importlib.util.find_spec("warp") 
 
 from srrl_tasks.faces import synthetic
 from srrl_tasks.faces.schemes import scheme_for
+from srrl_tasks.faces.synthetic import store
 
 from srrl.errors import UserError
 
@@ -309,6 +311,37 @@ def test_bytes_survive_a_kill_and_do_not_depend_on_processes(filled, tmp_path):
     assert kept and kept["train-00000.faces"] == wanted["train-00000.faces"]
     assert "train-00001.faces" not in kept
     synthetic.ensure(TINY, "train", cache_dir=tmp_path, progress=False, processes=1)
+    assert shard_bytes(folder) == {name: data for name, data in wanted.items() if name.startswith("train")}
+
+
+def test_programs_that_fill_one_cache_share_the_work(filled, tmp_path):
+    """What another process is making is left to it, the rest is made meanwhile; when it is killed, that is made as well."""
+    folder = synthetic.folder_of(TINY, tmp_path)
+    folder.mkdir(parents=True)
+    code = (
+        "import sys, time; from pathlib import Path; from srrl.lock import held\n"
+        "with held(Path(sys.argv[1]), int(sys.argv[2])) as free: print(free, flush=True); time.sleep(200)"
+    )
+    number = str(store.number_of("train", 0))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), number],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"True\n"
+    with ThreadPoolExecutor(1) as pool:
+        filling = pool.submit(
+            synthetic.ensure, TINY, "train", cache_dir=tmp_path, progress=False, processes=1
+        )
+        end = time.monotonic() + 120
+        while not (folder / "train-00001.faces").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        assert not (folder / "train-00000.faces").exists() and not filling.done()
+        holder.kill()
+        holder.wait()
+        filling.result(120)
+    wanted = shard_bytes(synthetic.folder_of(TINY, filled))
     assert shard_bytes(folder) == {name: data for name, data in wanted.items() if name.startswith("train")}
 
 

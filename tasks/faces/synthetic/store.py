@@ -57,6 +57,11 @@ def shards_of(count: int) -> range:
     return range((count + SHARD - 1) // SHARD)
 
 
+def number_of(split: str, shard: int) -> int:
+    """A number that no other shard of the cache has."""
+    return (SPLITS.index(split) << 40) + shard
+
+
 def write_shard(generator, folder: Path, seed: int, split: str, shard: int, tick=lambda: None) -> None:
     """Generate one shard and put it in place in one step; `tick` is called after each face."""
     faces, encoded = [], []

@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import time
+from collections import deque
 from pathlib import Path
 
 
@@ -22,24 +24,45 @@ def _package(root: Path, name: str):
     spec.loader.exec_module(module)
 
 
+LATER = 0.2  # seconds between two looks at what others are making
+
+
 def main(task: dict) -> None:
-    """Make the task's shards that are still missing; stops when the parent process has gone."""
+    """Make the task's shards that are still missing; stops when the parent process has gone.
+
+    Workers of several programs that fill one cache share the shards: what another one is making is left to it, and taken over
+    where it ends before it is done.
+    """
     parent = os.getppid()
     report = os.dup(1)  # the pipe to the parent; libraries that print go to stderr from here on
     os.dup2(2, 1)
 
-    def tick() -> None:
+    def tick(count: int = 1) -> None:
         if os.getppid() != parent:
             sys.exit(1)
-        os.write(report, b"*")
+        os.write(report, b"*" * count)
 
     from srrl_tasks.faces.synthetic import face, store
 
+    from srrl.lock import held
+
     folder = Path(task["folder"])
     generator = face.Generator(task["size"], Path(task["cache"]))
-    for split, shard in task["shards"]:
-        if not store.shard_path(folder, split, shard).exists():
-            store.write_shard(generator, folder, task["seed"], split, shard, tick)
+    left, busy = deque(task["shards"]), 0
+    while left:
+        split, shard = left.popleft()
+        with held(folder, store.number_of(split, shard)) as mine:
+            there = store.shard_path(folder, split, shard).exists()
+            if mine and not there:
+                store.write_shard(generator, folder, task["seed"], split, shard, tick)
+            elif there:
+                tick(store.SHARD)
+            else:
+                left.append((split, shard))
+        busy = 0 if there or mine else busy + 1
+        if busy and busy >= len(left):
+            tick(0)
+            time.sleep(LATER)
 
 
 if __name__ == "__main__":
