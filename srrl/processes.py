@@ -52,8 +52,17 @@ def is_lost(error: BaseException) -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun started these processes anew, because earlier ones ended (``--max-restarts``)."""
+    """Whether torchrun started these processes anew because one of this machine's had ended (``--max-restarts``)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def job() -> str | None:
+    """torchrun's name for what it starts, however often and on how many machines (``--rdzv-id``); None without one.
+
+    Machines that only wait for others to come back are started anew without a count of it, which :func:`restarted` goes by.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name in (None, "", "none") else name
 
 
 def from_first(make: Callable[[], str]) -> str:

@@ -20,7 +20,7 @@ from srrl.lock import NAME
 from srrl.shipped import located
 
 _SCRAP = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # what atomic() writes to
-_LEFTOVER = re.compile(re.escape(NAME) + r"|\.config\.yaml\.\d+-[0-9a-f]{8}\.tmp")
+_LEFTOVER = re.compile(rf"{re.escape(NAME)}|\.job|\.(\.job|config\.yaml)\.\d+-[0-9a-f]{{8}}\.tmp")
 MODELS = ("teacher", "student", "baseline")
 
 
@@ -109,6 +109,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.plots = self.path / "plots"
         self.report = self.path / "report.md"
+        self.job = self.path / ".job"
 
     @classmethod
     def create(cls, task: str, explicit: str | None = None, root: str | Path = "runs") -> RunFolder:
@@ -150,6 +151,19 @@ class RunFolder:
                 f"{run.path.absolute()} {what}: expected a folder that python -m srrl.train made, such as runs/faces/001"
             )
         return run
+
+    def begin(self, config: str, job: str | None) -> None:
+        """Writes the settings, from which on it is a run, and before that the name of the launcher's job where there is one."""
+        if job is not None:
+            write_text(self.job, job)
+        write_text(self.config, config)
+
+    def is_of(self, job: str | None) -> bool:
+        """Whether this is a run that the launcher's job began."""
+        try:
+            return self.config.is_file() and job == self.job.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def weights(self, name: str) -> Path:
         """weights/<name>.safetensors"""

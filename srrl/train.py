@@ -84,21 +84,20 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.dry_run:
         return _dry_run(task, cfg)
-    from srrl.processes import from_first, is_first, restarted
-    from srrl.runs import RunFolder, write_text
+    from srrl.processes import from_first, is_first, job, restarted
+    from srrl.runs import RunFolder
 
-    if restarted():
-        if args.run_dir is None:
-            raise UserError(
-                "torchrun starts the command anew, and it cannot know its run: give --run-dir DIR"
-            )
-        if RunFolder(args.run_dir).config.is_file():
-            return _go_on(RunFolder(args.run_dir))
+    if restarted() and args.run_dir is None:
+        raise UserError("torchrun starts the command anew, and it cannot know its run: give --run-dir DIR")
+    if args.run_dir is not None:
+        given = RunFolder(args.run_dir)
+        if given.is_of(job()) or (restarted() and given.config.is_file()):
+            return _go_on(given)
     folder = RunFolder(from_first(lambda: str(RunFolder.create(cfg.task, args.run_dir).path)))
     with _ours(folder):
         try:
             if is_first():  # at once: a signal from here on leaves a run that can go on
-                write_text(folder.config, dump(cfg))
+                folder.begin(dump(cfg), job())
             return _train(task, cfg, folder)
         except UserError:
             # nothing was trained: leave no empty run behind, and that while it is still ours
