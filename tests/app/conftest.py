@@ -38,7 +38,7 @@ def make_run(folder, name, values, networks):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """The folder with faces/001, which is finished, and classification/001, which is not."""
-    root = tmp_path_factory.mktemp("runs")
+    root = tmp_path_factory.mktemp("läufe 1")
     finished = make_run(root / "faces/001", "faces", FACES, ("teacher", "student", "baseline"))
     write_text(
         finished.report,

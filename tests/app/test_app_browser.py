@@ -90,7 +90,7 @@ def opened(browser, address, **context):
 @pytest.fixture(scope="module")
 def site(browser, runs, tmp_path_factory):
     """The app's address, process and runs: it began without any run, and one was trained from its page."""
-    root = tmp_path_factory.mktemp("site")
+    root = tmp_path_factory.mktemp("seite ü 1")
     with served("--runs", root) as (address, process):
         with opened(browser, address) as page:
             expect(page.locator("#nothing")).to_contain_text("There is no run of your own yet")

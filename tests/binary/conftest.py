@@ -25,7 +25,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Its folder and what train printed."""
-    folder = tmp_path_factory.mktemp("binary") / "run"
+    folder = tmp_path_factory.mktemp("binär 1") / "run"
     status, out, error = call("train", "--task", "binary", *TINY, "--run-dir", folder)
     assert status == 0, error
     return folder, out

@@ -18,7 +18,7 @@ from srrl.evaluate import COMMAND as EVALUATE
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("classes")
+    folder = tmp_path_factory.mktemp("classes é 2")
     archive = pack(colours(folder / "set"), folder / "colours.tar")
     arguments = ["--task", "classification", f"data.train={archive}", *TINY, "--run-dir", folder / "run"]
     status, out, error = call("train", *arguments)

@@ -51,7 +51,7 @@ def shapes(root, splits=("train", "test"), count=12, kinds=("circle", "cross", "
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A folder with the cells of none and simkd, as compare makes them, and the probe's data."""
-    root = tmp_path_factory.mktemp("probe")
+    root = tmp_path_factory.mktemp("probe é 2")
     colours(root / "set", classes=("red", "green", "blue"))
     shapes(root / "shapes")
     out, cells = root / "out", [Cell("none", 0), Cell("simkd", 0)]

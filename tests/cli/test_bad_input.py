@@ -19,7 +19,7 @@ from srrl.train import COMMAND
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return faces(tmp_path_factory.mktemp("photos"), 8)
+    return faces(tmp_path_factory.mktemp("fotos ü 写真"), 8)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from small_run import ROOT, TINY, call, faces, start
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
-    photos = faces(tmp_path_factory.mktemp("photos"), 24)
+    photos = faces(tmp_path_factory.mktemp("fotos ü 写真"), 24)
     return [
         "--task",
         "faces",
@@ -42,7 +42,7 @@ def arguments(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(arguments, tmp_path_factory):
     """An uninterrupted run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
+    folder = tmp_path_factory.mktemp("läufe 1") / "ganz"
     status, out, error = call("train", *arguments, "--run-dir", folder)
     assert status == 0, error
     return folder, out

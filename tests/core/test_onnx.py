@@ -61,7 +61,7 @@ def student_of(name, values):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """(task, student, settings, what torch computes, file) of a landmark network and of a classifier."""
-    folder, found = tmp_path_factory.mktemp("onnx"), {}
+    folder, found = tmp_path_factory.mktemp("für geräte"), {}
     for name, values in (("faces", FACES), ("classification", DIGITS)):
         task, model, cfg = student_of(name, values)
         path = folder / f"{name}.onnx"

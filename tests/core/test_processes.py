@@ -46,7 +46,7 @@ def launch(script, *arguments, processes=2, cwd=None, extra=None):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Every method trained by two processes and by one; a training that a signal to its second process cut in two, one that lost it."""
-    root = tmp_path_factory.mktemp("together")
+    root = tmp_path_factory.mktemp("zu zweit é")
     for name in ("two", "cut", "one", "lost"):
         (root / name).mkdir()
     script = [HERE / "train_together.py"]

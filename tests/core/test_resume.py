@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def deaths(tmp_path_factory):
     """Folder of every case of train_and_die.py, and the exit statuses of its processes."""
-    root = tmp_path_factory.mktemp("deaths")
+    root = tmp_path_factory.mktemp("tode ü 1")
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, HERE / "train_and_die.py", root],

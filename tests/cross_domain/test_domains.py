@@ -35,7 +35,7 @@ def settings(*given: dict):
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory):
     """Source: colours with labels. Target: the same colours darker, in one flat folder; some with labels to test on."""
-    folder = tmp_path_factory.mktemp("domains")
+    folder = tmp_path_factory.mktemp("länder 2")
     colours(folder / "bright")
     archive = pack(folder / "bright", folder / "bright.tar")
     flat, test = folder / "night", folder / "night-test"
@@ -52,7 +52,7 @@ def domains(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(domains, tmp_path_factory):
     archive, flat, test = domains
-    folder = tmp_path_factory.mktemp("runs") / "night"
+    folder = tmp_path_factory.mktemp("läufe 1") / "night"
     arguments = [f"data.train={archive}", f"cross_domain.train={flat}", f"cross_domain.test={test}", *TINY]
     status, out, error = call("train", "--task", "cross_domain", *arguments, "--run-dir", folder)
     assert status == 0, error

@@ -27,7 +27,7 @@ LARGEST = {"faces68": 0.7e6, "faces68-small": 0.15e6}  # parameters of the stude
 def drawn(tmp_path_factory):
     """48 faces as the shipped networks know them, none of which they were trained on."""
     settings = synthetic.SyntheticSettings(n_test=48, seed=77)
-    return settings, tmp_path_factory.mktemp("cache")
+    return settings, tmp_path_factory.mktemp("кэш 1")
 
 
 def test_a_name_is_a_folder_of_the_package_and_another_gets_the_nearest():

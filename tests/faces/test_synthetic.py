@@ -28,7 +28,7 @@ TINY = synthetic.SyntheticSettings(n_train=40, n_val=3, n_test=2, size=64)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.mktemp("кэш 1")
 
 
 @pytest.fixture(scope="module")
