@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from srrl.errors import UserError
@@ -23,6 +26,7 @@ SMALL = 96  # pictures up to this side are kept in memory
 DIGITS_SIZE = 16
 LARGE_SIZE = 224
 CHUNK = 1024  # pictures that wait to be checked at a time
+PATIENCE = 10.0  # seconds until it is said how many have been read
 
 
 def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluation: bool = False) -> Data:
@@ -182,12 +186,26 @@ def build_dataset(
     size, augment = cfg.image_size, cfg.augment if split == "train" else None
     if size > SMALL:
         if cfg.data.on_error == "skip":
-            samples, _ = _checked(samples, lambda image: True, say, split, "skip")
+            samples = _checked(samples, lambda image: None, lambda number, nothing: None, say, split, "skip")
         read = lambda entry: picture(samples, entry)  # noqa: E731 - what a worker calls
         return FileImages(samples.entries, samples.labels, size, cfg.seed, augment, read)
-    samples, images = _checked(samples, lambda image: _fitted(image, size), say, split, cfg.data.on_error)
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    images = _room(len(samples), size, split)
+    samples = _checked(
+        samples, lambda image: _fitted(image, size), images.__setitem__, say, split, cfg.data.on_error
+    )
+    pixels = torch.from_numpy(images[: len(samples)]).permute(0, 3, 1, 2)
     return MemoryImages(pixels, torch.from_numpy(samples.labels), cfg.seed, augment)
+
+
+def _room(count: int, size: int, split: str) -> np.ndarray:
+    """(N, S, S, 3) uint8 for the pictures of a split. Raises UserError where there is not that much memory."""
+    needed, free = count * size * size * 3, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"{split}: {count} pictures of {size} pixels take {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free: "
+            f"choose a smaller image_size, or one above {SMALL}, for which pictures are read from their files every time"
+        )
+    return np.empty((count, size, size, 3), np.uint8)
 
 
 def _fitted(image: np.ndarray, size: int) -> np.ndarray:
@@ -199,9 +217,17 @@ def _fitted(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _checked(
-    samples: Samples, use: Callable, say: Callable[[str], None], split: str, on_error: str
-) -> tuple[Samples, list]:
-    """Every picture decoded and given to ``use``, on threads; those that do not decode end it, or are left out and told."""
+    samples: Samples,
+    use: Callable[[np.ndarray], Any],
+    keep: Callable[[int, Any], None],
+    say: Callable[[str], None],
+    split: str,
+    on_error: str,
+) -> Samples:
+    """Every picture decoded and given to ``use``, on threads; ``keep`` gets what that gives with its place among the samples returned.
+
+    Pictures that do not decode end it, or are left out and told.
+    """
 
     def one(entry):
         try:
@@ -211,20 +237,23 @@ def _checked(
                 raise
             return None, str(error)
 
-    images, good, bad = [], np.ones(len(samples), bool), []
+    good, bad, said = np.ones(len(samples), bool), [], time.monotonic()
     with ThreadPoolExecutor() as pool:
         for i, (image, message) in enumerate(_mapped(pool, one, samples.entries)):
             if message is None:
-                images.append(image)
+                keep(i - len(bad), image)
             else:
                 good[i] = False
                 bad.append(message)
+            if time.monotonic() - said > PATIENCE:
+                said = time.monotonic()
+                say(f"data: {split}: {i + 1} of {len(samples)} pictures read")
     if bad:
         say(f"data: {split}: {len(bad)} pictures skipped; the first: {bad[0]}")
         samples = samples.take(np.flatnonzero(good))
         if not len(samples):
             raise UserError(f"none of the {len(bad)} pictures of {split} can be decoded; the first: {bad[0]}")
-    return samples, images
+    return samples
 
 
 def _mapped(pool: ThreadPoolExecutor, call: Callable, entries: Sequence | np.ndarray) -> Iterator:

@@ -91,7 +91,7 @@ class MemoryImages(Dataset):
 
 
 class FileImages(Dataset):
-    """Pictures on disk, decoded when they are needed: large ones, and more than fit into memory.
+    """Pictures on disk, decoded when they are needed: large ones.
 
     ``read`` turns an entry of ``files`` into what :func:`srrl.media.to_rgb` takes. Training pictures are random crops
     resized to ``size``, as in *Going Deeper with Convolutions*; others the middle of the picture resized to size/0.875.

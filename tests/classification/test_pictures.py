@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -360,6 +361,24 @@ def test_pictures_are_checked_some_at_a_time(tmp_path, monkeypatch):
         60 * c + i for c in range(3) for i in range(4) if (c, i) != (1, 1)
     ]
     assert data.train.labels.tolist() == [0] * 4 + [1] * 3 + [2] * 4
+
+
+def test_more_small_pictures_than_memory_holds_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    """12 pictures of 12 pixels are 5,184 bytes."""
+    write_set(tmp_path / "set")
+    free = SimpleNamespace(available=5183)
+    monkeypatch.setattr("srrl_tasks.classification.data.psutil.virtual_memory", lambda: free)
+    with pytest.raises(UserError, match="12 pictures of 12 pixels take 5.18e-06 GB .* above 96"):
+        prepared(data={"train": str(tmp_path / "set")}, image_size=12)
+    free.available = 5184
+    assert len(prepared(data={"train": str(tmp_path / "set")}, image_size=12)[0].train) == 12
+
+
+def test_a_long_reading_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("srrl_tasks.classification.data.PATIENCE", 0.0)
+    write_set(tmp_path / "set")
+    _, said = prepared(data={"train": str(tmp_path / "set")}, image_size=12)
+    assert "data: train: 12 of 12 pictures read" in said
 
 
 @pytest.mark.parametrize(
