@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -327,7 +328,7 @@ def test_nothing_is_open_that_need_not_be(server, runs):
     assert status(server) == 200
     assert status(server + "/monitoring") in (403, 404)
     weights = runs / "faces/001/weights/student.safetensors"
-    assert status(f"{server}/gradio_api/file={weights}") == 403
+    assert status(f"{server}/gradio_api/file={quote(str(weights))}") == 403
     assert status(f"{server}/gradio_api/file=/etc/passwd") == 403
     with urllib.request.urlopen(server + "/config", timeout=20) as answer:
         config = json.load(answer)
