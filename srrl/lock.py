@@ -71,9 +71,8 @@ def is_held(folder: Path) -> bool | None:
 
 def _take(handle: int, kind: int, part: int | None = None) -> bool | None:
     """Whether the lock could be had; None on a file system without locks."""
-    where = (
-        (0, 0) if part is None else (1, part)
-    )  # length and start in bytes, which need not exist; length 0: all
+    # length and start in bytes, which need not exist; length 0: all of it
+    where = (0, 0) if part is None else (1, part)
     try:
         fcntl.lockf(handle, kind | fcntl.LOCK_NB, *where)
     except OSError as error:
