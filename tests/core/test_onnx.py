@@ -21,7 +21,7 @@ from srrl.onnx_network import open_onnx
 from srrl.task import get_task
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-SHEET = README.parent / "docs" / "synthetic-faces.png"
+SHEET = README.parent / "docs" / "synthetic-faces.jpg"
 FACES = {
     "image_size": 64,
     "data": {"train": "/somewhere/of/mine", "cache_dir": "/somewhere/of/mine/too", "n_points": 68},

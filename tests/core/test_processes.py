@@ -81,6 +81,28 @@ def test_two_processes_train_as_one_with_twice_the_batch(folders, method):
         assert key.startswith("normalize") or (value - start[key]).abs().max() > 1e-3  # it did train
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, for torch's SyncBatchNorm")
+def test_two_processes_on_a_gpu_train_as_one_with_twice_the_batch(tmp_path):
+    """The same by torch's SyncBatchNorm, which exists on GPUs alone, against one process on that GPU."""
+    script = [HERE / "train_together.py"]
+    for name, processes in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        done = launch(
+            script, tmp_path / name, ",".join(METHODS), processes=processes,
+            extra={"CUDA_VISIBLE_DEVICES": "0", "ONE_GPU": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for method in METHODS:
+        parts = [json.loads(f.read_text()) for f in sorted((tmp_path / "two" / method).glob("losses-*.json"))]
+        whole = json.loads((tmp_path / "one" / method / "losses-0.json").read_text())
+        assert len(parts) == 2 and len(whole) == EPOCHS * STEPS
+        assert [sum(pair) / 2 for pair in zip(*parts, strict=True)] == pytest.approx(whole, rel=1e-4)
+        one, two = (load_file(tmp_path / name / method / "last.safetensors") for name in ("one", "two"))
+        assert any(k.endswith("running_var") for k in one)
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5)
+
+
 def test_statistics_of_each_process_alone_are_others(folders, tmp_path):
     """What sync_batchnorm=false gives: the comparison above would notice."""
     one = load_file(folders[0] / "one" / "none" / "last.safetensors")

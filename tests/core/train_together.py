@@ -1,5 +1,7 @@
 """Toy trainings by several processes, started by test_processes.py: torchrun … train_together.py FOLDER METHODS [SIGNAL AT].
 
+On CPUs, or, with ONE_GPU in the environment, all on the first GPU, over gloo: NCCL refuses two processes on one.
+
 METHODS, separated by commas, are trained one after the other. SIGNAL (a name): the second process sends it to itself behind
 its step AT, and the others are to learn of it.
 """
@@ -13,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from toys import Colours, tiny
 
 import srrl.trainer
@@ -84,6 +87,10 @@ def main(folder: Path, methods: list[str], signal_name: str | None, at: int | No
     torch.set_num_threads(1)
     srrl.trainer.STOP_EVERY = 2
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if "ONE_GPU" in os.environ:
+        os.environ["LOCAL_RANK"] = "0"
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would hide what is compared
+        dist.init_process_group("gloo")
     for method in methods:
         with GracefulStop() as stop:
             trainer = trainer_of(folder, BATCH // world, method, stop)
