@@ -73,7 +73,7 @@ def numbered(
 
 
 def poster(
-    cache_dir: Path | None = None, first: int = 206, second: int = 231, width: int = 1240
+    cache_dir: Path | None = None, first: int = 316, second: int = 308, width: int = 1240
 ) -> np.ndarray:
     """BGR picture for a README: 68 and 98 numbered points beside each other above three rows of samples."""
     half, generator = width // 2, face.Generator(width // 2, Path(cache_dir or cache_root()))
