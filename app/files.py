@@ -59,7 +59,7 @@ def swept(folder: Path, age: float = AGE, every: float = EVERY) -> Iterator[None
     components that it has made anew.)
     """
     ended, kept = threading.Event(), frozenset(folder.rglob("*"))
-    seen: dict[Path, float] = {}
+    seen: dict[Path, tuple[float, int]] = {}
 
     def work() -> None:
         while not ended.wait(every):
@@ -75,9 +75,13 @@ def swept(folder: Path, age: float = AGE, every: float = EVERY) -> Iterator[None
 
 
 def sweep(
-    folder: Path, age: float, seen: dict[Path, float], now: float, kept: Set[Path] = frozenset()
+    folder: Path,
+    age: float,
+    seen: dict[Path, tuple[float, int]],
+    now: float,
+    kept: Set[Path] = frozenset(),
 ) -> None:
-    """Deletes the files that came into sight more than ``age`` seconds ago and are not ``kept``, and folders empty by then.
+    """Deletes the files that came into sight, or were written or touched anew, more than ``age`` seconds ago and are not ``kept``, and folders empty by then.
 
     ``seen``, which calls hand on, says when that was, by a clock that nobody sets: files bear the time of one that may jump.
     """
@@ -85,6 +89,12 @@ def sweep(
     for gone in seen.keys() - set(found):
         del seen[gone]
     for path in found:
+        if path in kept:
+            continue
         with contextlib.suppress(OSError):
-            if path not in kept and now - seen.setdefault(path, now) > age:
+            # equal pictures are one file, which is handed out again; a folder's time changes with what is deleted from it
+            written = 0 if path.is_dir() else path.stat().st_mtime_ns
+            if path not in seen or seen[path][1] != written:
+                seen[path] = now, written
+            if now - seen[path][0] > age:
                 path.rmdir() if path.is_dir() else path.unlink()

@@ -1,7 +1,7 @@
-"""``gr.Image`` as this app needs it: files come as they are, and a camera's pictures go without a file.
+"""``gr.Image`` as this app needs it: files come as they are, pictures go out whole, and a camera's without a file.
 
 gradio opens every uploaded file itself, before our limits and words apply, and writes every picture that it shows to the
-disk. A method of an instance does not last, because a component is made anew from its class at each update, and a subclass
+disk, equal ones to one file, over which it writes while somebody may be fetching it. A method of an instance does not last, because a component is made anew from its class at each update, and a subclass
 is served as a custom component; so the class is changed, once, in the process of the app.
 """
 
@@ -14,8 +14,12 @@ from typing import Any
 import cv2
 import gradio as gr
 import numpy as np
+from gradio import processing_utils
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
+from PIL import Image
+
+from srrl.runs import atomic
 
 from .files import is_address
 
@@ -24,6 +28,7 @@ QUALITY = 85  # of live pictures, JPEG
 
 def prepare_images() -> None:
     """Changes the class. Called before the page is built; a second time does nothing."""
+    processing_utils.save_pil_to_cache = _saved_whole
     if gr.Image.preprocess is not _as_it_came:
         gr.Image.preprocess = _as_it_came
         gr.Image.postprocess = _with(gr.Image.postprocess)
@@ -52,6 +57,15 @@ def _with(usual: Any) -> Any:
         return usual(self, value)
 
     return postprocess
+
+
+def _saved_whole(img: Image.Image, cache_dir: str, name: str = "image", format: str = "webp") -> str:
+    """gradio's function of that name, but whoever is fetching the same picture just then gets all of it."""
+    data = processing_utils.encode_pil_to_bytes(img, format)
+    path = (Path(cache_dir) / processing_utils.hash_bytes(data) / f"{name}.{format}").resolve()
+    with atomic(path, durable=False) as temporary:
+        temporary.write_bytes(data)
+    return str(path)
 
 
 def as_url(pixels: np.ndarray) -> str:

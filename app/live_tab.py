@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 STREAM_EVERY = 0.05  # seconds between two frames that the browser sends, at least
 LONGEST = 300  # seconds after which a camera stops by itself
 CAMERAS = 2  # at the same time: each takes a core
-AWAY = 5.0  # seconds without a frame after which a camera's place is free
+AWAY = 5.0  # seconds without a frame after which a camera is off, and its place free
+OFF = "The camera is off."
 STREAMS = 40  # that may be open: gradio keeps those of closed pages until LONGEST
 FORGOTTEN = 600  # seconds after which what a camera's page left behind is dropped
 
@@ -70,17 +71,25 @@ class LiveTab:
                 elem_id="camera",
                 alt_text="What the camera sees",
             )
-            self.rates = gr.Markdown("The camera is off.", elem_id="rates")
+            self.rates = gr.Markdown(OFF, elem_id="rates")
         with gr.Row(elem_classes="side-by-side"):
             teacher, student = (
                 picture_out(TITLES[n], f"live-{n}", f"What the {n} sees in the camera's picture")
                 for n in ("teacher", "student")
             )
         kept = gr.State(None, time_to_live=FORGOTTEN)
+        watch = gr.Timer(AWAY, active=False)  # a page says that its camera begins, not that it stops
+        watch.tick(
+            self.still,
+            None,
+            [self.rates, watch, kept],
+            show_progress="hidden",
+            api_visibility="private",
+        )
         camera.stream(
             self.frame,
             [camera, run, self.smooth, self.box, kept],
-            [student, teacher, self.rates, kept],
+            [student, teacher, self.rates, kept, watch],
             stream_every=STREAM_EVERY,
             time_limit=LONGEST,
             concurrency_limit=STREAMS,
@@ -103,12 +112,21 @@ class LiveTab:
             self._cameras[tab] = now
             return True
 
+    def still(self, request: gr.Request) -> tuple[Any, Any, Any]:
+        """That a camera is off, once no frame of it has come for a while."""
+        with self._lock:
+            if time.monotonic() - self._cameras.get(request.session_hash, -AWAY) < AWAY:
+                return gr.skip(), gr.skip(), gr.skip()
+        return OFF, gr.Timer(active=False), None
+
     def frame(
         self, picture: str | None, run: str | None, smooth: bool, where: str, kept: Any, request: gr.Request
-    ) -> tuple[Any, Any, str, Any]:
-        """One frame of the camera. ``kept``: what the frame before it left, by run and settings."""
+    ) -> tuple[Any, Any, str, Any, Any]:
+        """One frame of the camera. ``kept``: what the frame before it left, by run and settings; None before the first."""
         if not self.admitted(request.session_hash):
-            return gr.skip(), gr.skip(), f"{CAMERAS} cameras are in use already: try again in a moment.", kept
+            full = f"{CAMERAS} cameras are in use already: try again in a moment."
+            return gr.skip(), gr.skip(), full, kept, gr.skip()
+        begun = gr.Timer(active=True) if kept is None else gr.skip()
         try:
             pixels = open_picture(picture)
             loaded = self.shelf.load(run)
@@ -117,8 +135,9 @@ class LiveTab:
                 kept = asked, Camera(loaded, smooth=smooth, box=BOXES.get(where))
             student, teacher = kept[1].frame(pixels)
         except Exception as error:
-            return gr.skip(), gr.skip(), in_words(error), None
-        return as_url(student), gr.skip() if teacher is None else as_url(teacher), kept[1].said(), kept
+            return gr.skip(), gr.skip(), in_words(error), None, begun
+        newest = gr.skip() if teacher is None else as_url(teacher)
+        return as_url(student), newest, kept[1].said(), kept, begun
 
     def video(self, run: gr.Dropdown) -> None:
         """A video file in, an annotated one out."""

@@ -306,6 +306,7 @@ def test_camera(page):
             f"() => document.querySelector('#live-{name.lower()} img')?.naturalWidth == 640", timeout=SLOW
         )
     page.locator("#camera").get_by_text("Stop").click()
+    expect(rates).to_have_text("The camera is off.", timeout=SLOW)
 
 
 def test_video(page, tmp_path):

@@ -3,14 +3,18 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
+import gradio as gr
 import numpy as np
 import psutil
 import pytest
 import torch
 from srrl_app.files import sweep
+from srrl_app.images import prepare_images
 from srrl_app.live import LONGEST, Camera, annotate
 from srrl_app.shelf import Shelf
 from srrl_app.words import in_words
@@ -160,6 +164,36 @@ def test_old_files_are_swept_by_a_clock_that_nobody_sets(tmp_path):
     assert swept(1098, kept=own) == ["b/own.png", "c/new.png"]  # in sight for 49 seconds
     assert swept(1100, kept=own) == ["b/own.png"]
     assert swept(1200, kept=own) == ["b/own.png"] and seen.keys() == {tmp_path / "b/own.png"} - own
+    (tmp_path / "b/again.png").write_text("x")
+    assert swept(1300, kept=own) == ["b/again.png", "b/own.png"]
+    os.utime(tmp_path / "b/again.png", (5, 5))  # handed out a second time
+    assert swept(1349, kept=own) == swept(1399, kept=own) == ["b/again.png", "b/own.png"]
+    assert swept(1400, kept=own) == ["b/own.png"]
+
+
+def test_a_picture_that_is_shown_again_is_whole_for_those_who_fetch_it(tmp_path):
+    """Equal answers are one file, which a second client's answer must not empty under the first one's eyes."""
+    prepare_images()
+    shown = gr.Image(format="png")
+    shown.GRADIO_CACHE = str(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    path, ended = Path(shown.postprocess(pixels).path), threading.Event()
+    whole = path.read_bytes()
+    assert np.array_equal(cv2.imread(str(path))[..., ::-1], pixels)
+
+    def fetch():
+        found = []
+        while not ended.is_set():
+            found.append(path.read_bytes() == whole)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        fetched = pool.submit(fetch)
+        for _ in range(300):
+            assert shown.postprocess(pixels).path == str(path)
+        ended.set()
+    assert len(fetched.result()) > 100 and all(fetched.result())
+    assert [p.name for p in path.parent.iterdir()] == ["image.png"]
 
 
 def test_overlapping_blocks_of_threads_leave_the_number_as_it_was():
