@@ -93,7 +93,8 @@ def watchers(loaded: Loaded, names: tuple[str, ...], *, smooth: bool, box: str |
 class Camera:
     """A camera's frames: the student sees each one, the teacher, in a thread of its own, the latest when it is ready.
 
-    So the student's pace is not the teacher's. The thread ends by itself when no more frames come.
+    So the student's pace is not the teacher's, which rests after each frame as long as it took. The thread ends by itself
+    when no more frames come.
     """
 
     def __init__(self, loaded: Loaded, *, smooth: bool, box: str | None):
@@ -146,6 +147,7 @@ class Camera:
                 continue
             with self._condition:
                 self._drawn = drawn
+            time.sleep(self.teacher.took[-1])  # it is to share its core with the server and the browser
 
 
 @dataclass

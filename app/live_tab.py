@@ -59,7 +59,8 @@ class LiveTab:
     def camera(self, run: gr.Dropdown) -> None:
         """What the camera sees, and what the networks see in it."""
         gr.Markdown(
-            "Press the camera, then record. The student sees every frame, the teacher the newest one when it is ready. "
+            "Press the camera, then record. The student sees every frame, the teacher the newest one when it is ready; half of the time "
+            "it rests, so as not to slow the student. "
             f"Frames stay on this machine; after {LONGEST // 60} minutes the camera stops by itself."
         )
         with gr.Row(elem_classes="side-by-side"):

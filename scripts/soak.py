@@ -158,7 +158,7 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
         with served("--runs", runs) as (address, started):
             process, load = psutil.Process(started.pid), Load(address, Path(folder))
             threads = [threading.Thread(target=load.client, args=(i,), daemon=True) for i in range(clients)]
-            began, told = time.monotonic(), 0.0
+            began, told, known = time.monotonic(), 0.0, 0
             for thread in threads:
                 thread.start()
             while (now := time.monotonic() - began) < 60 * minutes and started.poll() is None:
@@ -170,6 +170,9 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
                         f"{now / 60:.0f} min: {done} requests, {len(load.errors)} errors, "
                         + ", ".join(f"{k} {v:.0f}" for k, v in looks[-1][1].items())
                     )
+                    for error in load.errors[known:]:
+                        say(f"  {error}")
+                    known = len(load.errors)
                 time.sleep(EVERY)
             alive = started.poll() is None
             load.stop.set()
