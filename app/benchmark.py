@@ -6,6 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +36,8 @@ ROUNDS, FEWEST, WARMUP = 30, 5, 3
 PATIENCE = 60.0  # seconds
 UNMEASURED = ("bfloat16",)  # forms whose own figure is not known
 MARKERS = dict(zip(FORMS, "osD^", strict=True))
+# matplotlib opens its fonts anew for each thread and keeps them, and threads of a server come and go
+_DRAWING = ThreadPoolExecutor(1, "draw")
 
 
 @dataclass
@@ -179,6 +182,10 @@ def draw(timed: list[Timed]) -> np.ndarray | None:
 
     A line joins the networks that no other beats in both. (H, W, 3) uint8 RGB.
     """
+    return _DRAWING.submit(_drawn, timed).result()
+
+
+def _drawn(timed: list[Timed]) -> np.ndarray | None:
     from srrl.report import pyplot
 
     known = [t for t in timed if t.figure is not None]

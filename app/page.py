@@ -36,7 +36,10 @@ OFFER = """
 A quick run takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
-SESSIONS = 200  # browser tabs whose last inputs gradio remembers
+# browser tabs whose last inputs gradio remembers: half a megabyte each, also of those that have left
+SESSIONS = 64
+# the runs of the Benchmark tab when another is chosen above, as the list of outputs that gradio wants of a script
+FOLLOW = "(name, several) => [several?.length > 1 ? {__type__: 'update'} : name ? [name] : []]"
 WAITING = 64  # requests in the queue; the next one is told to come again
 
 
@@ -107,8 +110,9 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 names,
             ]
 
-        # in the browser: an answer that came late would undo a choice made meanwhile in the other tab
-        run.change(None, run, timed.runs, js="(name) => name ? [name] : []", api_visibility="private")
+        # in the browser: an answer that came late would undo a choice made meanwhile in the other tab, and so might this
+        # itself, which comes after what else follows a choice; several runs were chosen there, and stay
+        run.change(None, [run, timed.runs], timed.runs, js=FOLLOW, api_visibility="private")
         known = gr.State(None)
         timer = gr.Timer(EVERY)
         outputs = [run, compared.other, timed.runs, nothing, known]
@@ -132,6 +136,8 @@ def serve(shelf: Shelf, *, host: str, port: int, auth: tuple[str, str] | None, f
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # kept for the monitoring page, which there is not
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
     for name in ("NO_PROXY", "no_proxy"):  # gradio asks itself whether it has begun
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost,127.0.0.1,::1")))
     job = Job(shelf.root) if host in LOCAL or auth else None

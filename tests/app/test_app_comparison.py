@@ -1,9 +1,12 @@
 """What the page is told: which runs there are, how far two networks are apart, what they cost."""
 
 import os
+import threading
 
 import numpy as np
+import psutil
 import pytest
+from srrl_app.benchmark import Timed, draw
 from srrl_app.comparison import compare, costs
 from srrl_app.runs_tab import described, split_report
 from srrl_app.shelf import Shelf
@@ -129,3 +132,27 @@ def test_report_and_its_pictures_are_taken_apart(runs):
     text, captions = split_report((runs / "faces/001/report.md").read_text())
     assert captions == {"curves.png": "Curves by epoch."} and "Curves" not in text
     assert "`fr@0.10`" in text
+
+
+def test_plots_asked_for_by_many_threads_open_no_font_twice():
+    """A server's threads come and go, and matplotlib keeps what it opened for each of them."""
+    timed = [Timed("faces/001", "student", "float32", 2.0, 2.5, 500.0, 5.0, "nme", "test", False)]
+    sizes = [draw(timed).shape]
+    fonts = len(open_fonts())
+    together = threading.Barrier(6)
+
+    def ask():
+        sizes.append(draw(timed).shape)
+        together.wait(60)  # all of them are alive at once, so none has the number of another
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sizes) == 7 and len(set(sizes)) == 1
+    assert len(open_fonts()) == fonts
+
+
+def open_fonts():
+    return [f.path for f in psutil.Process().open_files() if f.path.endswith(".ttf")]
