@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 INTRODUCTION = """# Teacher and student, side by side
 The **teacher** is the large network, the **student** the small one that learned from it. Choose a trained run and a
 picture, and see whether the student is good enough. Pictures stay on this machine."""
-NOTHING = "### There is no run of your own yet"
-COMES = "\nWhat you see are the face landmarks that come with the program."
-OFFER = """
-A quick run takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."""
+NOTHING = "**There is no run of your own yet.**"
+COMES = " What you see are the face landmarks that come with the program."
+OFFER = " A quick run takes a few minutes: a teacher and a student for face landmarks, on faces that the program paints itself."
 LOCAL = ("127.0.0.1", "localhost", "::1")
 EVERY = 5.0  # seconds between two looks for new runs
 # browser tabs whose last inputs gradio remembers: half a megabyte each, also of those that have left
@@ -57,9 +56,16 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             return " **A camera is on, which makes all times longer.**" if live.busy() else ""
 
         names = list(shelf.folders())
-        with gr.Column(visible=not shelf.own(), elem_id="nothing") as nothing:
+        with gr.Row(visible=not shelf.own(), elem_id="nothing") as nothing:
             gr.Markdown(NOTHING + COMES * bool(names) + OFFER * (job is not None))
-            first = gr.Button("Train one now", variant="primary", visible=job is not None, elem_id="first")
+            first = gr.Button(
+                "Train one now",
+                variant="secondary" if names else "primary",  # what is there already can be tried first
+                visible=job is not None,
+                scale=0,
+                min_width=180,
+                elem_id="first",
+            )
         run = gr.Dropdown(
             names,
             value=names[0] if names else None,
@@ -106,7 +112,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
                 gr.Dropdown(choices=names, **first),
                 gr.Dropdown(choices=[NOBODY, *names], **other),
                 gr.Dropdown(choices=names, **some),
-                gr.Column(visible=not own),
+                gr.Row(visible=not own),
                 names,
             ]
 

@@ -1,7 +1,7 @@
 """How fast the app answers, by hand on an idle machine: ``python tests/app/measure.py RUN``; not one of the tests.
 
-Prints the seconds from the click on Compare to both pictures, for a photograph of one megapixel with the networks loaded
-(median and largest of ten), and the frames a second that teacher and student reach on Chromium's fake camera (640 × 480).
+Prints the seconds from the click on Compare to the pictures of its networks, for a photograph of one megapixel with the networks loaded
+(median and largest of ten), and the frames a second that they reach on Chromium's fake camera (640 × 480).
 """
 
 import re
@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from playwright.sync_api import expect, sync_playwright
+from srrl_app.shelf import Shelf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from served import ROOT, served
@@ -37,6 +38,9 @@ def scene(width, height):
 
 def main(run):
     folder = Path(tempfile.mkdtemp())
+    shelf = Shelf(folder, run)
+    there = shelf.load(next(iter(shelf.folders()))).names
+    networks = [name for name in ("teacher", "student") if name in there]
     cv2.imwrite(str(folder / "photo.jpg"), scene(1155, 866))
     frames = [cv2.imencode(".jpg", np.roll(scene(640, 480), i, 1))[1].tobytes() for i in range(-20, 20, 2)]
     (folder / "camera.mjpeg").write_bytes(b"".join(frames + frames[::-1]))
@@ -51,16 +55,16 @@ def main(run):
         expect(page.locator("#picture img")).to_be_visible(timeout=30_000)
         times = []
         for _ in range(CLICKS + 1):  # in between another answer, so that the pictures change
-            clicked(page, "the whole picture is one face")
-            times.append(clicked(page, "find the faces"))
+            clicked(page, networks, "the whole picture is one face")
+            times.append(clicked(page, networks, "find the faces"))
         times = times[1:]  # the first loaded the networks
         print(
-            f"click to both pictures, 1 megapixel: median {statistics.median(times):.2f} s, largest {max(times):.2f} s"
+            f"click to the pictures, 1 megapixel: median {statistics.median(times):.2f} s, largest {max(times):.2f} s"
         )
         page.get_by_role("tab", name="Live").click()
         page.locator("#camera").get_by_text("Click to Access Webcam").click()
         page.locator("#camera").get_by_text("Record").click()
-        rates = {"Student": [], "Teacher": []}
+        rates = {name.capitalize(): [] for name in networks}
         for _ in range(SECONDS):
             page.wait_for_timeout(1000)
             for name, rate in re.findall(r"(\w+): ([\d.]+) frames", page.locator("#rates").inner_text()):
@@ -72,19 +76,19 @@ def main(run):
         browser.close()
 
 
-def clicked(page, where):
-    """Seconds until the pictures of both networks are new and shown."""
+def clicked(page, networks, where):
+    """Seconds until the pictures of these networks are new and shown."""
     page.get_by_label(where).first.check()
-    there = "() => ['teacher', 'student'].map(n => document.querySelector(`#image-${n} img`)?.src)"
-    before = page.evaluate(there)
+    there = "names => names.map(n => document.querySelector(`#image-${n} img`)?.src)"
+    before = page.evaluate(there, networks)
     start = time.perf_counter()
     page.locator("#go").click()
     page.wait_for_function(
-        """before => ['teacher', 'student'].every((n, i) => {
+        """([names, before]) => names.every((n, i) => {
             const image = document.querySelector(`#image-${n} img`);
             return image && image.complete && image.naturalWidth > 0 && (image.src !== before[i] || before[i] === undefined);
         })""",
-        arg=before,
+        arg=[networks, before],
         polling=10,
         timeout=60_000,
     )
