@@ -15,7 +15,8 @@ from .settings import SPLITS, SyntheticSettings, cache_root
 _SHOWN, _HIDDEN, _TEXT = (60, 220, 60), (50, 50, 255), (255, 255, 255)
 
 
-def _clean(sensor: picture.Sensor) -> picture.Sensor:
+def clean(sensor: picture.Sensor) -> picture.Sensor:
+    """The sensor of a good picture: sharp, without noise, in colour and well lit."""
     return dataclasses.replace(
         sensor,
         sigma=0.0,
@@ -68,7 +69,7 @@ def numbered(
     """{68: BGR picture, 98: BGR picture} of one clean rendered face with every point numbered."""
     generator = face.Generator(size, Path(cache_dir or cache_root()))
     pose = face.Pose(yaw=yaw, pitch=2.0, distance=14.0, fill=0.74)
-    made = generator.make((seed, 0, 0), pose=pose, sensor=_clean)
+    made = generator.make((seed, 0, 0), pose=pose, sensor=clean)
     return {n: draw_points(made.image, made.points[n], made.visible[n], True) for n in (68, 98)}
 
 
@@ -80,7 +81,7 @@ def poster(
     top = []
     for number, points, yaw in ((first, 68, 0.0), (second, 98, 28.0)):
         pose = face.Pose(yaw=yaw, pitch=2.0, distance=14.0, fill=0.74)
-        made = generator.make((0, 0, number), pose=pose, sensor=_clean)
+        made = generator.make((0, 0, number), pose=pose, sensor=clean)
         top.append(draw_points(made.image, made.points[points], made.visible[points], True))
     columns = 10
     grid = samples(SyntheticSettings(size=176), "train", 3, columns, cache_dir, first=16)
@@ -97,7 +98,7 @@ def definitions(
     views = []
     for yaw in turns:
         pose = face.Pose(yaw=float(yaw), pitch=2.0, distance=14.0, fill=0.70)
-        made = generator.make((0, 0, number), pose=pose, sensor=_clean)
+        made = generator.make((0, 0, number), pose=pose, sensor=clean)
         view = draw_points(made.image, made.points[68], made.visible[68], True)
         for place in made.points[98]:
             cv2.circle(view, tuple(int(round(v * 16)) for v in place), 20, _TEXT, -1, cv2.LINE_AA, 4)
