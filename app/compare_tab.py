@@ -59,7 +59,9 @@ class CompareTab:
         with gr.Row(elem_classes="side-by-side", visible=False) as self.faces:
             self.differ()
         with gr.Column(visible=False) as self.place:
-            self.table = gr.Dataframe(label="Where they differ", interactive=False, elem_id="table")
+            self.table = gr.Dataframe(
+                label="Where they differ from the teacher", interactive=False, elem_id="table"
+            )
         with gr.Accordion("What each network costs", open=True, visible=False) as self.costing:
             self.cost()
         answers = [self.status, *self.images.values(), *self.labels.values(), self.third, self.fourth]

@@ -79,13 +79,7 @@ def compare_faces(
     compared.summary = f"{count} face{'s' * (count > 1)} found."
     if "teacher" not in found:
         return compared
-    compared.header = [
-        "network",
-        "face",
-        "mean distance from the teacher, %",
-        "largest distance, %",
-        "at point (the first is 1)",
-    ]
+    compared.header = ["network", "face", "mean distance, %", "largest distance, %", "at point (from 1)"]
     points = {name: faces[0].points.shape for name, faces in found.items()}
     for name in found:
         if name == "teacher" or points[name] != points["teacher"]:

@@ -56,7 +56,7 @@ def build(shelf: Shelf, job: Job | None) -> gr.Blocks:
             return " **A camera is on, which makes all times longer.**" if live.busy() else ""
 
         names = list(shelf.folders())
-        with gr.Row(visible=not shelf.own(), elem_id="nothing") as nothing:
+        with gr.Row(visible=not shelf.own(), elem_id="nothing", elem_classes="side-by-side") as nothing:
             gr.Markdown(NOTHING + COMES * bool(names) + OFFER * (job is not None))
             first = gr.Button(
                 "Train one now",

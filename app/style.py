@@ -15,8 +15,9 @@ footer .divider {display: none}
 @media (max-width: 640px) {
   #bars {flex-direction: row !important; flex-wrap: wrap}
   #bars > * {width: calc(50% - 8px) !important; min-width: 0 !important; flex: 0 0 calc(50% - 8px)}
-  #cost :is(th, td), #table :is(th, td) {font-size: 11px !important; padding: 2px !important; min-width: 0 !important}
-  #cost :is(th, td) *, #table :is(th, td) * {font-size: 11px !important; padding: 2px !important; min-width: 0 !important}
+  :is(#cost, #table) .cell-menu-button {display: none}
+  #cost th * {white-space: nowrap !important; overflow: visible !important}
+  :is(#cost, #table) :is(th, td), :is(#cost, #table) :is(th, td, .body-cell) * {font-size: 11px !important; padding: 2px !important; min-width: 0 !important}
   .side-by-side {flex-direction: column; flex-wrap: nowrap}
   .side-by-side > * {width: 100% !important; min-width: 0 !important; max-width: 100%}
 }
