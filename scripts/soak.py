@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
 import statistics
 import sys
@@ -130,15 +131,15 @@ class Load:
         return None
 
 
-def look(process: psutil.Process) -> dict[str, float]:
-    """The process now; memory is resident, of it and its children."""
+def look(process: psutil.Process, temporary: Path) -> dict[str, float]:
+    """The process now, and the folder of its temporary files; memory is resident, of it and its children."""
     family = [process, *process.children(recursive=True)]
-    temporary = Path(tempfile.gettempdir()).glob("srrl-app-*/**/*")
+    files = (Path(at) / name for at, _, names in os.walk(temporary) for name in names)
     return {
         "memory_mb": sum(p.memory_info().rss for p in family) / 1e6,
         "open_files": float(process.num_fds()),
         "threads": float(process.num_threads()),
-        "temporary_mb": sum(_size(f) for f in temporary) / 1e6,
+        "temporary_mb": sum(map(_size, files)) / 1e6,
     }
 
 
@@ -153,8 +154,10 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
     """Requests by kind, errors, and what the process took in the second tenth of the time and in the last."""
     looks: list[tuple[float, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        runs = Path(folder) / "runs"
+        runs, temporary = Path(folder) / "runs", Path(folder) / "tmp"
         runs.mkdir()
+        temporary.mkdir()
+        os.environ["TMPDIR"] = str(temporary)  # the app's: other programs write to the usual one
         with served("--runs", runs) as (address, started):
             process, load = psutil.Process(started.pid), Load(address, Path(folder))
             threads = [threading.Thread(target=load.client, args=(i,), daemon=True) for i in range(clients)]
@@ -162,7 +165,7 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
             for thread in threads:
                 thread.start()
             while (now := time.monotonic() - began) < 60 * minutes and started.poll() is None:
-                looks.append((now, look(process)))
+                looks.append((now, look(process, temporary)))
                 if now - told >= 60:
                     told = now
                     done = sum(map(len, load.seconds.values()))
