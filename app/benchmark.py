@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from srrl.errors import RunError, UserError
 from srrl.speed import BFloat16, percentiles, take_turns
@@ -38,6 +38,20 @@ UNMEASURED = ("bfloat16",)  # forms whose own figure is not known
 MARKERS = dict(zip(FORMS, "osD^", strict=True))
 # matplotlib opens its fonts anew for each thread and keeps them, and threads of a server come and go
 _DRAWING = ThreadPoolExecutor(1, "draw")
+
+
+class Noise:
+    """A data set of a few pictures (3, size, size) uint8 of random pixels, on which two forms of a network are compared."""
+
+    def __init__(self, size: int, count: int = 4):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+        self.pictures = torch.from_numpy(pixels)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        return {"image": self.pictures[i]}
 
 
 @dataclass
@@ -73,8 +87,9 @@ def measure(
     batch_size: int,
     threads: int,
     size: int | None,
-) -> Iterator[float | Measured]:
-    """Every network in every form that it has, in turns: the share that is done after each round, in the end what was found.
+) -> Iterator[str | float | Measured]:
+    """Every network in every form that it has, in turns: what is being made before each, the share that is done after each
+    round, in the end what was found. Whoever asks may stop at any of them.
 
     size: pixels of the square pictures; None: as each run was trained. Milliseconds are for a batch. There are ``ROUNDS``
     rounds, or at least ``FEWEST`` where those take longer than ``PATIENCE``. Raises UserError where nothing is to be measured.
@@ -83,7 +98,8 @@ def measure(
     groups: dict[int, dict[tuple[str, str, str], nn.Module]] = {}
     times: dict[tuple[str, str, str], list[float]] = {}
     rounds = ROUNDS
-    with _made(runs, networks, forms, threads, size, notes) as made:
+    with TemporaryDirectory(prefix="srrl-benchmark-") as folder:
+        made = yield from _made(runs, networks, forms, threads, size, Path(folder), notes)
         for key, (pixels, model) in made.items():
             groups.setdefault(pixels, {})[key] = model
         if not groups:
@@ -121,35 +137,36 @@ def _timed(
     return Timed(run, network, form, found["p50"], found["p95"], pictures, figure, metric, of, task.higher)
 
 
-@contextlib.contextmanager
 def _made(
     runs: dict[str, Loaded],
     networks: list[str],
     forms: list[str],
     threads: int,
     size: int | None,
+    folder: Path,
     notes: list[str],
-) -> Iterator[dict[tuple[str, str, str], tuple[int, nn.Module]]]:
-    """(run, network, form) → the pixels a side of its pictures, and the network."""
+) -> Generator[str, None, dict[tuple[str, str, str], tuple[int, nn.Module]]]:
+    """(run, network, form) → the pixels a side of its pictures, and the network; says how far it is before each."""
     made: dict[tuple[str, str, str], tuple[int, nn.Module]] = {}
     missing: dict[str, list[str]] = {}  # by reason
-    with TemporaryDirectory(prefix="srrl-benchmark-") as folder:
-        for number, (name, run) in enumerate(runs.items()):
-            own = run.task.image_size(run.cfg)
-            for network in networks:
-                if network not in run.models:
-                    missing.setdefault(f"no {network}", []).append(name)
-                    continue
-                for form in forms:
-                    path = Path(folder) / f"{number}-{network}.onnx"
-                    try:
-                        model = _form(run, network, form, threads, path, own if size is None else size)
-                    except UserError as error:
-                        missing.setdefault(str(error), []).append(f"{name} {network}")
-                        continue
-                    made[name, network, form] = own if size is None else size, model
-        notes += [f"{reason}: {', '.join(names)}" for reason, names in missing.items()]
-        yield made
+    for name, run in runs.items():
+        for network in networks:
+            if network not in run.models:
+                missing.setdefault(f"no {network}", []).append(name)
+    there = [(run, n) for run in runs for n in networks if n in runs[run].models]
+    wanted = [(*owner, form) for owner in there for form in forms]
+    for number, (name, network, form) in enumerate(wanted):
+        yield f"Making {name} {network} ready as {form}: {number + 1} of {len(wanted)}."
+        run = runs[name]
+        pixels = run.task.image_size(run.cfg) if size is None else size
+        try:
+            model = _form(run, network, form, threads, folder / f"{number}.onnx", pixels)
+        except UserError as error:
+            missing.setdefault(str(error), []).append(f"{name} {network}")
+        else:
+            made[name, network, form] = pixels, model
+    notes += [f"{reason}: {', '.join(names)}" for reason, names in missing.items()]
+    return made
 
 
 def _form(run: Loaded, network: str, form: str, threads: int, path: Path, size: int) -> nn.Module:
@@ -164,14 +181,16 @@ def _form(run: Loaded, network: str, form: str, threads: int, path: Path, size: 
         if packed is None:
             raise UserError("no packed form (binary networks have one)")
         return packed
-    from srrl.onnx_export import write_onnx
+    from srrl.onnx_export import check_onnx, write_onnx
     from srrl.onnx_network import OnnxNetwork, check_packages
 
     check_packages()
     if size != run.task.image_size(run.cfg):
         raise UserError(f"an ONNX file takes pictures of {run.task.image_size(run.cfg)} pixels only")
     try:
-        write_onnx(run.task, copy.deepcopy(model), run.cfg, path)  # traced, while others may predict with it
+        # a copy is traced, while others may predict with the model
+        graph = write_onnx(run.task, copy.deepcopy(model), run.cfg, path)
+        check_onnx(graph, path, Noise(size))  # so that float32's figure is its own
     except RunError as error:
         raise UserError(f"no ONNX file ({error})") from None
     return OnnxNetwork(path, threads)

@@ -75,7 +75,7 @@ class BenchmarkTab:
         )
         with gr.Column(visible=False) as self.place:
             self.table = gr.Dataframe(
-                label="Measured now, on this machine", interactive=False, elem_id="bench-table"
+                label="Measured now, on this machine", interactive=False, wrap=True, elem_id="bench-table"
             )
         self.plot = picture_out(
             "Accuracy against time",
@@ -111,21 +111,29 @@ class BenchmarkTab:
                     return
                 if not 0 < len(runs or []) <= MOST:
                     raise UserError(f"Choose one to {MOST} runs.")
-                yield "Loading the networks, and making their other forms.", *[gr.skip()] * 3
-                loaded = {name: self.shelf.load(name) for name in runs}
-                for found in measure(
-                    loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size]
-                ):
+                for found in self.measured(runs, networks, forms, batch, threads, size):
                     if stopped():
                         yield "Stopped.", *[gr.skip()] * 3
                         return
                     if isinstance(found, Measured):
                         yield self.shown(found, forms, batch, threads)
+                    elif isinstance(found, str):
+                        yield found, *[gr.skip()] * 3
                     elif time.monotonic() - said > 0.5:
                         said = time.monotonic()
                         yield f"Measuring: {found:.0%}", *[gr.skip()] * 3
             except Exception as error:
                 yield in_words(error), *[gr.skip()] * 3
+
+    def measured(
+        self, runs: list[str], networks: list[str], forms: list[str], batch: int, threads: int, size: str
+    ) -> Iterator[str | float | Measured]:
+        """What :func:`.benchmark.measure` gives, after a line for each run that is loaded."""
+        loaded = {}
+        for number, name in enumerate(runs):
+            yield f"Loading {name}: {number + 1} of {len(runs)}."
+            loaded[name] = self.shelf.load(name)
+        yield from measure(loaded, networks, forms, batch_size=batch, threads=threads, size=SIZES[size])
 
     def shown(self, found: Measured, forms: list[str], batch: int, threads: int) -> tuple[Any, ...]:
         """Words, table, plot, and the place of the table, which is shown from then on."""

@@ -35,6 +35,7 @@ BOXES = {"find the faces": "detector", "the whole picture is one face": "whole"}
 GIVEN = "in a rectangle that I give"
 NETWORKS = ("teacher", "student", "baseline")
 SHOWN = (*NETWORKS, OTHER)
+USUALLY = ("teacher", "student")
 NOBODY = "no second run"
 TITLES = {
     "teacher": "Teacher (large)",
@@ -64,7 +65,7 @@ class CompareTab:
             )
         with gr.Accordion("What each network costs", open=True, visible=False) as self.costing:
             self.cost()
-        answers = [self.status, *self.images.values(), *self.labels.values(), self.third, self.fourth]
+        answers = [self.status, *self.images.values(), *self.labels.values(), *self.columns.values()]
         self.outputs = [
             *answers,
             self.faces,
@@ -156,10 +157,10 @@ class CompareTab:
 
     def answer(self) -> None:
         """A column for each network, those of the baseline and of a second run on demand."""
-        self.images, self.labels, columns = {}, {}, {}
+        self.images, self.labels, self.columns = {}, {}, {}
         for name in SHOWN:
             key = name.partition(" ")[0]
-            with gr.Column(visible=name in ("teacher", "student"), min_width=240) as columns[name]:
+            with gr.Column(visible=name in USUALLY, min_width=240) as self.columns[name]:
                 self.images[name] = picture_out(
                     TITLES[name], f"image-{key}", f"What the {name} says about the picture"
                 )
@@ -169,7 +170,6 @@ class CompareTab:
                     visible=False,
                     elem_id=f"label-{key}",
                 )
-        self.third, self.fourth = columns["baseline"], columns[OTHER]
 
     def differ(self) -> None:
         """Landmarks of both, laid over each other."""
@@ -183,13 +183,14 @@ class CompareTab:
                 elem_id="slider",
             )
         self.difference = picture_out(
-            "From the teacher's points (white dots) to the student's",
+            "From the teacher's points (white dots) towards the student's, five times as far",
             "difference",
-            "Lines from each point of the teacher to the same point of the student",
+            "Lines from each point of the teacher towards the same point of the student, five times as long as the way there",
         )
 
     def cost(self) -> None:
         """A table of what is measured, a column for each network, and the same as bars."""
+        self.note = gr.Markdown(elem_id="cost-note", elem_classes="spoken")
         self.costs = gr.Dataframe(
             label="Measured now, on this machine", interactive=False, wrap=True, elem_id="cost"
         )
@@ -201,7 +202,9 @@ class CompareTab:
                     x_title=" ",
                     y_title=" ",
                     y_lim=[0, None],
-                    sort=list(SHOWN),
+                    # given once and for all: sent with new values they would have the page draw the old ones again
+                    sort=[name + form for name in SHOWN for form in ("", ", packed")],
+                    color_map=COLOUR_OF,
                     color="network",
                     color_title=" ",
                     label=measure,
@@ -211,7 +214,6 @@ class CompareTab:
                 )
                 for measure in (FIGURE, *COSTS)
             }
-        self.note = gr.Markdown(elem_id="cost-note", elem_classes="spoken")
 
     def second(self, name: str | None) -> Loaded | None:
         """The run of that name, None where none is asked for. Raises UserError."""
@@ -238,26 +240,29 @@ class CompareTab:
         other: str | None = None,
         rectangle: str = "",
     ) -> list[Any]:
-        """A picture through every network of a run; what is wrong is said in the status, and the rest stays as it was."""
+        """A picture through every network of a run; where something is wrong the status says so, and there are no answers."""
         try:
             loaded = self.shelf.load(run)
             pixels, scale = opened(picture)
             box = scaled(rectangle, scale) if where == GIVEN else BOXES.get(where, "detector")
             found = compare(loaded, pixels, box, self.second(other), baseline=baseline)
         except Exception as error:
-            return [in_words(error), *[gr.skip()] * (len(self.outputs) - 2), None]
-        there = baseline and "baseline" in found.drawn
-        said = f"**{run}**: {found.summary}" + (
-            " This run has no baseline." if baseline and not there else ""
-        )
+            return self.answered(in_words(error), Compared({}), None)
+        said = f"**{run}**: {found.summary}"
+        if baseline and "baseline" not in found.drawn:
+            said += " This run has no baseline."
+        return self.answered(said, found, (run, other))
+
+    def answered(self, said: str, found: Compared, shown: tuple[str | None, str | None] | None) -> list[Any]:
+        """All outputs: what is said, and what was found, with columns for the networks that are there."""
+        never = not found.drawn  # the places of the usual two are kept
         return [
             said,
             *(found.drawn.get(n) for n in SHOWN),
             *(gr.Label(found.bars.get(n), visible=bool(found.bars)) for n in SHOWN),
-            gr.Column(visible=there),
-            gr.Column(visible=OTHER in found.drawn),
+            *(gr.Column(visible=n in found.drawn or (never and n in USUALLY)) for n in SHOWN),
             *_differences(found),
-            (run, other),
+            shown,
         ]
 
     def measure(self, shown: tuple[str, str | None] | None) -> list[Any]:
@@ -265,7 +270,7 @@ class CompareTab:
         import pandas
 
         if shown is None:  # why was said already
-            return [gr.skip()] * (3 + len(self.bars))
+            return [gr.Accordion(visible=False), *[gr.skip()] * (2 + len(self.bars))]
         time.sleep(DRAWN)
         try:
             run, other = self.shelf.load(shown[0]), self.second(shown[1])
@@ -280,9 +285,7 @@ class CompareTab:
         bars = []
         for i, measure in enumerate(header[1:], 1):
             frame = pandas.DataFrame({"network": names, "value": [row[i] for row in rows]}).dropna()
-            bars.append(
-                gr.BarPlot(frame, label=measure, sort=names, color_map=COLOUR_OF, visible=len(frame) > 0)
-            )
+            bars.append(gr.BarPlot(frame, label=measure, visible=len(frame) > 0))
         better = "higher" if run.task.higher else "lower"
         note = (
             f"{verdict(header, rows)}{shown[0]}: the networks took turns, {THREADS} thread, {os.cpu_count()} cores, without finding faces and drawing. "
@@ -307,9 +310,13 @@ def verdict(header: list[str], rows: list[list[Any]]) -> str:
     found = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     if not {"teacher", "student"} <= set(found):
         return ""
-    teacher, student = found["teacher"], found.get("student, packed", found["student"])
+    packed = "student, packed" in found
+    teacher, student = found["teacher"], found["student, packed" if packed else "student"]
     fewer, faster = (teacher[k] / student[k] for k in ("parameters, millions", USUAL))
-    said = f"**The student has {fewer:.1f} times fewer parameters and takes {1 / faster:.0%} of the teacher's time"
+    said = (
+        f"**The student has {fewer:.1f} times fewer parameters and takes {1 / faster:.0%} of the teacher's time"
+        + ", packed" * packed
+    )
     if None not in (teacher[header[1]], student[header[1]]):
         said += f"; {header[1]}: {student[header[1]]:.2f}, teacher {teacher[header[1]]:.2f}"
     return said + ".**  \n"

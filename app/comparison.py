@@ -152,6 +152,10 @@ def compare(
     missing = [name for name in ("teacher", "student") if name not in run.models]
     if missing:
         found.summary += f" This run has no {missing[0]}."
+        if missing[0] == "teacher":
+            found.summary += (
+                " Choose one that has it, and this as the second run, to see them beside each other."
+            )
     elif not run.results:
         found.summary += (
             " This run is still training, or was stopped: its networks are not what they will be."

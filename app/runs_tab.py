@@ -63,7 +63,7 @@ def build(shelf: Shelf, run: gr.Dropdown, tab: gr.Tab) -> None:
         alt_text="Training curves of the run",
     )
     pictures = gr.Gallery(
-        label="Pictures of the report", columns=2, height="auto", object_fit="contain", elem_id="plots"
+        label="Pictures of the report", columns=1, height="auto", object_fit="contain", elem_id="plots"
     )
     with gr.Accordion("Report", open=True):
         text = gr.Markdown(elem_id="report")

@@ -11,6 +11,8 @@ CSS = """
 .gradio-container label:has(input:focus-visible) {outline: 3px solid #2563eb !important; outline-offset: 2px}
 footer .divider {display: none}
 #plots .grid-wrap {height: auto !important; max-height: none !important; overflow: visible !important}  /* every picture of the report */
+#report table {display: block; overflow-x: auto}
+#report :is(th, td) {word-break: normal; overflow-wrap: normal}
 .unseen {position: absolute !important; width: 1px !important; height: 1px !important; overflow: hidden; clip-path: inset(50%)}
 @media (max-width: 640px) {
   #bars {flex-direction: row !important; flex-wrap: wrap}

@@ -153,7 +153,8 @@ EPILOG = """examples:
   python -m srrl.export runs/binary/001 --format packed
 
 onnx: pixels (batch, side, side, 3) uint8 RGB in, landmarks of the crop or class probabilities out, for any batch size; all
-answers are compared with the student's on test pictures, and a difference above 0.001 ends the export. onnx-int8: weights and
+answers are compared with the student's on test pictures, and a difference above 0.001 of the
+largest value ends the export. onnx-int8: weights and
 activations in int8, their ranges from validation pictures; prints what that costs in accuracy and what it brings in speed.
 Both need pip install 'srrl[export]'. packed: one bit a binary weight; on CPUs with AVX2 and Numba (pip install 'srrl[fast]')
 it runs on bits, elsewhere as the float simulation, with the same numbers. The teacher is in none of them."""

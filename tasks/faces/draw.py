@@ -19,6 +19,7 @@ REGION_COLOURS = {
     "eyes": (255, 255, 255),
     "mouth": (255, 105, 120),
 }
+LONGER = 5  # what draw_moves makes of a distance; the app's heading says it in words
 INK = (15, 20, 30)  # under lines and points, so that they stand out on bright skin as well
 
 
@@ -116,12 +117,15 @@ def draw_points(
 
 
 def draw_moves(image: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """A copy of ``image`` with a dot at each of ``start`` (K, 2), image pixels, and a line from there to ``end``."""
+    """A copy of ``image`` with a dot at each of ``start`` (K, 2), image pixels, and a line from there towards ``end``.
+
+    It is ``LONGER`` times as long as the way there, which is often shorter than a dot is wide.
+    """
     out, width = image.copy(), max(1, round(float(np.ptp(start, axis=0).max()) / 220))
     colours = point_colours(scheme_for(len(start))).tolist()
-    for a, b, colour in zip(start, end, colours, strict=True):
+    for a, b, colour in zip(start, start + LONGER * (end - start), colours, strict=True):
         cv2.line(out, _shifted(*a), _shifted(*b), colour, width, cv2.LINE_AA, 4)
-        cv2.circle(out, _shifted(*a), round(16 * 1.4 * width), (255, 255, 255), -1, cv2.LINE_AA, 4)
+        cv2.circle(out, _shifted(*a), round(16 * 1.2 * width), (255, 255, 255), -1, cv2.LINE_AA, 4)
     return out
 
 

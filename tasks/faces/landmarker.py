@@ -165,8 +165,8 @@ class Landmarker:
     ) -> tuple[np.ndarray, list[dict[str, float]]]:
         """How far the points of ``faces`` are from those of ``others``, the same faces by another network.
 
-        The picture, darkened, with a line from each point of ``others`` (a dot) to that of ``faces``; and a row a face:
-        mean and largest distance in percent of the :meth:`size` of ``others``, and the point that is it.
+        The picture, darkened, with the moves from ``others`` to ``faces`` (:func:`draw_moves`); and a row a face: mean and
+        largest distance in percent of the :meth:`size` of ``others``, and the point that is it.
         """
         out = np.round(np.arange(256) * 0.45).astype(np.uint8)[to_rgb(image)]
         rows = []

@@ -192,6 +192,14 @@ def test_faces_are_compared(page):
         expect(page.locator("#cost")).to_contain_text(words)
         plot = page.locator("#bars .block").filter(has_text=words)
         expect(plot.locator(".mark-rect path, .mark-bar path")).to_have_count(3, timeout=SLOW)
+    choose(page, "shipped:faces68-small")  # other networks: their bars, and not those of before
+    page.locator("#go").click()
+    expect(page.locator("#status")).to_contain_text("This run has no teacher", timeout=SLOW)
+    expect(page.locator("#image-teacher")).to_be_hidden()
+    for words in ("one picture, ms (median)", "parameters, millions"):
+        plot = page.locator("#bars .block").filter(has_text=words)
+        expect(plot.locator(".mark-rect path, .mark-bar path")).to_have_count(1, timeout=SLOW)
+    expect(page.locator("#cost-note")).to_contain_text("shipped:faces68-small", timeout=SLOW)
 
 
 @pytest.mark.parametrize("way", ["upload", "paste", "camera"])
@@ -264,6 +272,9 @@ def test_two_runs_are_compared(page):
     choose(page, "classification/001", "#other")
     page.locator("#go").click()
     expect(page.locator("#status")).to_contain_text("another kind of task", timeout=SLOW)
+    # what was answered before is no answer to this
+    expect(page.locator("#image-teacher img")).to_have_count(0)
+    expect(page.locator("#cost")).to_be_hidden()
 
 
 def test_a_classifier_shows_its_likeliest_classes_and_asks_for_no_face(page):
@@ -380,6 +391,10 @@ def test_benchmark(page):
     page.locator("#bench-forms").get_by_text("packed").click()
     page.locator("#bench-go").click()
     status = page.locator("#bench-status")
+    expect(status).to_contain_text(re.compile(r"Making .* ready as .*: \d of \d+"), timeout=SLOW)
+    page.locator("#bench-stop").click()
+    expect(status).to_have_text("Stopped.", timeout=SLOW)  # before anything is measured
+    page.locator("#bench-go").click()
     expect(status).to_contain_text("rounds, 1 thread", timeout=3 * SLOW)  # the ONNX files are written first
     expect(status).to_contain_text("Left out: no packed form")
     for words in ("faces/001", "teacher", "student", "ONNX", "landmark error (NME), %"):

@@ -69,6 +69,8 @@ def test_distance_between_two_networks_by_hand(runs):
     assert picture[0, 0].tolist() == [90] * 3  # darkened
     y, x = points[40].round().astype(int)[::-1]
     assert picture[y, x].min() > 200  # a white dot where the other network's point is
+    y, x = (points[33] + (12.0, 16.0)).round().astype(int)[::-1]
+    assert picture[y, x].tolist() != [90] * 3  # the line towards ours is longer than the way of (3, 4)
 
 
 def test_faces_are_looked_for_once_and_compared_face_by_face(runs):

@@ -228,8 +228,10 @@ def test_readme_example_runs_without_torch(written, tmp_path):
         text=True,
         check=True,
     )
-    found = [np.array(line.split(), float) for line in done.stdout.splitlines()]
-    found = [f for f in found if len(f) == 139]
+    said = done.stdout.splitlines()  # two lines a face: the example's own, and what is told here
+    assert all(line.startswith("face at ") for line in said[::2])
+    found = [np.array(line.split(), float) for line in said[1::2]]
+    assert all(len(f) == 139 for f in found)
     assert len(found) >= 10
     task, model, cfg, _, _ = written["faces"]
     from srrl_tasks.faces.crop import Crop
