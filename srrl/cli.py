@@ -28,7 +28,11 @@ COMMANDS = {
 }
 
 
-_NAMED_WRONGLY = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# names of what is not there, or where nothing may be read or written
+_NAMED_WRONGLY = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from srrl.grid import read_tuned, tabulate_grid, write_grid
     from srrl.interrupt import Interrupted
     from srrl.pipeline import weights_of
-    from srrl.runs import write_text
+    from srrl.runs import check_writable, write_text
     from srrl.train import resolve_settings
 
     for key, instead in (
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
+    check_writable("--out", str(out / "config.yaml"))
     check_cells(task, out, cfg, cells)
     if cfg.teacher.checkpoint is not None and needs_teacher(cells):
         weights_of(cfg.teacher.checkpoint, "teacher")

@@ -39,7 +39,7 @@ def held(folder: Path, part: int | None = None) -> Iterator[bool]:
         yield True  # parts are work that is shared: with somebody whose file it is, each does all of it
         return
     try:
-        for _ in range(TRIES if part is None else 1):  # nobody looks at parts
+        for _ in range(TRIES if part is None else 1):  # who does not get a part asks again by himself
             free = _take(handle, fcntl.LOCK_EX, part)
             if free is not False:
                 break
@@ -49,10 +49,10 @@ def held(folder: Path, part: int | None = None) -> Iterator[bool]:
         os.close(handle)
 
 
-def is_held(folder: Path) -> bool | None:
-    """Whether another process holds ``folder``, None where that cannot be known.
+def is_held(folder: Path, part: int | None = None) -> bool | None:
+    """Whether another process holds ``folder``, or the part of it that has this number, None where that cannot be known.
 
-    Not to be asked by a process that holds it: it would let go of it.
+    Not to be asked by a process that holds any of it: it would let go of all.
     """
     if fcntl is None:
         return None
@@ -63,7 +63,7 @@ def is_held(folder: Path) -> bool | None:
     except OSError:
         return None
     try:
-        free = _take(handle, fcntl.LOCK_SH)  # which reading is enough for
+        free = _take(handle, fcntl.LOCK_SH, part)  # which reading is enough for
         return None if free is None else not free
     finally:
         os.close(handle)

@@ -68,10 +68,12 @@ def check_writable(option: str, path: str | None) -> None:
         return
     target = Path(path).absolute()
     parent = next(p for p in target.parents if p.exists())
+    # a file that is there is replaced by one that is written beside it: the folder counts as well
     if (
         target.is_dir()
         or not parent.is_dir()
-        or not os.access(target if target.exists() else parent, os.W_OK)
+        or not os.access(parent, os.W_OK)
+        or (target.exists() and not os.access(target, os.W_OK))
     ):
         raise UserError(f"{option} {path}: no file can be written there")
 

@@ -1,8 +1,12 @@
 """The training that the page runs: a real process that is started, stopped, gone on with, also by the next app."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
+from small_run import ROOT
 from srrl_app.job import Job
 
 from srrl.errors import UserError
@@ -58,3 +62,24 @@ def test_what_fails_says_why(tmp_path):
     done = wait(job, lambda s: not s.going and s.lines)
     assert done.status == 2 and "novel/001 failed: error: " in done.said()
     assert job.unfinished() is None
+
+
+def test_a_clock_that_jumps_ends_no_training(tmp_path):
+    """A run whose files are two days old goes on as long as another process holds it, and can be gone on with afterwards."""
+    run = tmp_path / "faces/001"
+    run.mkdir(parents=True)
+    code = (
+        "import sys, time; from pathlib import Path; from srrl.lock import held\n"
+        "with held(Path(sys.argv[1])) as free: print(free, flush=True); time.sleep(100)"
+    )
+    trains = subprocess.Popen([sys.executable, "-c", code, str(run)], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert trains.stdout.readline() == b"True\n"
+        (run / "config.yaml").touch()
+        os.utime(run / "config.yaml", (time.time() - 2 * 86400,) * 2)
+        assert Job(tmp_path).unfinished() is None
+        trains.kill()
+        trains.wait()
+        assert Job(tmp_path).unfinished() == run
+    finally:
+        trains.kill()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 from importlib import import_module
 
 import cv2
@@ -88,6 +89,26 @@ def test_onnx_forms_of_a_binary_student(finished, tmp_path, capsys):
     results = json.loads((finished / "results.json").read_text())
     assert len(figures) == 3 and figures[0] == figures[1] == pytest.approx(results["student"]["top1"])
     assert command("predict", int8, _digit(tmp_path, image), "--out", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("form", ["packed", "onnx"])
+def test_a_full_disk_leaves_no_file_and_the_next_export_is_whole(finished, tmp_path, form):
+    """The operating system refuses to write more than 4 kB a file: status 1, and one line that names the file."""
+    out = tmp_path / ("a.safetensors" if form == "packed" else "a.onnx")
+    arguments = ["export", finished, "--format", form, "--out", out]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731 - runs in the child
+    before = sorted(finished.rglob("*"))
+    status, printed, error = call(*arguments, preexec_fn=limit)
+    assert status == 1 and printed == "", error
+    assert error.strip().splitlines()[-1].startswith(f"error: could not save {out}: File too large"), error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()) and sorted(finished.rglob("*")) == before
+    status, _, error = call(*arguments)
+    assert status == 0, error
+    assert out.stat().st_size > 4096
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    found, expected = ({g.name: g.probability for g in srrl.load(f)(image)} for f in (out, finished))
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def _digit(folder, image):

@@ -10,6 +10,14 @@ from small_run import ROOT
 
 from srrl.lock import NAME, held, is_held
 
+HOLD_PART = """
+import sys, time
+from pathlib import Path
+from srrl.lock import held
+with held(Path(sys.argv[1]), 3) as free:
+    print(free, flush=True)
+    time.sleep(60)
+"""
 HOLD = """
 import os, sys, time
 from pathlib import Path
@@ -51,6 +59,19 @@ def test_one_at_a_time_until_the_holder_is_gone(tmp_path):
     finally:
         holder.kill()
         os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_part_is_held_and_its_neighbours_are_not(tmp_path):
+    holder = python(HOLD_PART, tmp_path)
+    try:
+        assert holder.stdout.readline() == "True\n"
+        assert [is_held(tmp_path, part) for part in (2, 3, 4)] == [False, True, False]
+        assert is_held(tmp_path) is True  # not all of it is free
+        holder.kill()
+        holder.wait()
+        assert is_held(tmp_path, 3) is False
+    finally:
+        holder.kill()
 
 
 def test_somebody_who_may_only_read_sees_it(tmp_path):

@@ -1,9 +1,14 @@
 """The memory of a teacher's maps: the same bits as without it, each batch computed once, damage named."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from small_run import ROOT
 from torch import nn
 from toys import Colours, tiny
 
@@ -14,9 +19,11 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import UserError
 from srrl.memory import MapMemory
+from srrl.speed import threads
 from srrl.trainer import Phase, Trainer
 
 BATCHES = 2 * 5  # epochs × batches of the runs below
+MAPS = 150  # of 256 kB, that two programs ask for at once
 
 
 class Counted(nn.Module):
@@ -54,6 +61,23 @@ def run(method, folder=None, *, seed=0, gigabytes=1.0, said=None):
     return state, distiller.teacher.model.counted[0] - before
 
 
+def remember(folder, out):
+    """One of two programs at once: many maps, all asked for by both in the same order, and a training; what came of it into ``out``."""
+    torch.set_num_threads(1)
+    said, teacher = [], Counted()
+    memory = MapMemory(Path(folder), 1.0, teacher, said.append)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    wrong = computed = 0
+    for k in range(MAPS):
+        x, made = torch.full((1, 3, 8, 8), float(k)), torch.full((1, 64, 32, 32), float(k))
+        calls = []
+        found = memory.recall(x, lambda _, made=made, calls=calls: calls.append(1) or made)
+        wrong, computed = wrong + (not torch.equal(found, made)), computed + len(calls)
+    state, passes = run("srrl", Path(folder), said=said)
+    torch.save({"said": said, "wrong": wrong, "computed": computed, "state": state, "passes": passes}, out)
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -71,6 +95,40 @@ def test_one_methods_maps_serve_another_and_another_seed_sees_other_batches(tmp_
     run("kd", tmp_path)
     assert run("srrl", tmp_path)[1] == 0
     assert run("srrl", tmp_path, seed=1)[1] > 0
+
+
+def test_two_programs_that_fill_one_memory_at_once(tmp_path):
+    """Neither finds half of what the other is writing, both train as without a memory, and each map is there once for a third."""
+    folder = tmp_path / "maps"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import sys, test_memory; test_memory.remember(*sys.argv[1:])", folder, tmp_path / name],
+            env={**os.environ, "PYTHONPATH": path},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    assert [program.stdout.readline() for program in programs] == ["ready\n"] * 2
+    for program in programs:
+        program.stdin.write("\n")
+        program.stdin.flush()
+    errors = [program.communicate(timeout=120)[1] for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], errors
+    with threads(1):  # the bits of a sum go by their number
+        plain, _ = run("srrl")
+        state, passes = run("srrl", folder)
+    found = [torch.load(tmp_path / name) for name in ("one", "two")]
+    for one in found:
+        assert one["said"] == [] and one["wrong"] == 0 and same(plain, one["state"])
+    assert MAPS <= sum(one["computed"] for one in found) <= 2 * MAPS
+    assert sum(one["passes"] for one in found) >= BATCHES
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert len(files) == MAPS + BATCHES and {p.suffix for p in files} == {".safetensors"}
+    assert passes == 0 and same(plain, state)
 
 
 def test_a_damaged_file_is_named_and_made_again(tmp_path):

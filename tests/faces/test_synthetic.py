@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nobody import as_nobody, close, listing, readable_folder, reopen
 
 if importlib.util.find_spec("anny") is None or importlib.util.find_spec("warp") is None:
     pytest.skip("anny and warp-lang are not installed", allow_module_level=True)
@@ -21,9 +23,33 @@ from srrl_tasks.faces import synthetic
 from srrl_tasks.faces.schemes import scheme_for
 from srrl_tasks.faces.synthetic import store
 
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
 
 TINY = synthetic.SyntheticSettings(n_train=40, n_val=3, n_test=2, size=64)
+OPTIONS = ["--n-train", "40", "--n-val", "3", "--n-test", "2", "--size", "64"]  # the same on the command line
+HOLD = (
+    "import sys, time; from pathlib import Path; from srrl.lock import held\n"
+    "with held(Path(sys.argv[1]), int(sys.argv[2])) as free: print(free, flush=True); time.sleep(200)"
+)
+# a worker, its task and the file by which it says that it has begun to flush: that ends when something comes on its stdin
+SLOW_DISK = """
+import json, os, sys
+from srrl.task import ensure_tasks_importable
+ensure_tasks_importable()
+from srrl_tasks.faces.synthetic import worker
+def flush(handle):
+    open(sys.argv[2], "w").close()
+    os.read(0, 1)
+os.fsync = flush
+worker.main(json.loads(sys.argv[1]))
+"""
+COMMAND = """
+import sys
+from srrl.task import ensure_tasks_importable
+ensure_tasks_importable()
+from srrl_tasks.faces.synthetic.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +80,27 @@ def bare_head(generator, pose):
     shape = np.array(generator.landmarks.shape)
     scene.add(shape, generator.body, generator.material, np.full(3, 0.4), template=generator.place, nod=nod)
     return scene, *generator._place(shape, scene, Brow(), pose)
+
+
+def python(code, *arguments, **kwargs):
+    """A program of its own that finds this checkout."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], **kwargs)
+
+
+def command_line(*arguments, largest_file=None):
+    """Exit status and standard error, less the progress, of the command; no file of it may have more bytes than said."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    process = python(
+        COMMAND, *arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=None if largest_file is None else limit,
+    )  # fmt: skip
+    error = process.communicate(timeout=240)[1]
+    lines = [line for line in error.splitlines() if not line.startswith("synthetic faces ")]
+    return process.returncode, "\n".join(lines)
 
 
 def shard_bytes(folder):
@@ -318,16 +365,7 @@ def test_programs_that_fill_one_cache_share_the_work(filled, tmp_path):
     """What another process is making is left to it, the rest is made meanwhile; when it is killed, that is made as well."""
     folder = synthetic.folder_of(TINY, tmp_path)
     folder.mkdir(parents=True)
-    code = (
-        "import sys, time; from pathlib import Path; from srrl.lock import held\n"
-        "with held(Path(sys.argv[1]), int(sys.argv[2])) as free: print(free, flush=True); time.sleep(200)"
-    )
-    number = str(store.number_of("train", 0))
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), number],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-    )
+    holder = python(HOLD, folder, store.number_of("train", 0), stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"True\n"
     with ThreadPoolExecutor(1) as pool:
         filling = pool.submit(
@@ -343,6 +381,87 @@ def test_programs_that_fill_one_cache_share_the_work(filled, tmp_path):
         filling.result(120)
     wanted = shard_bytes(synthetic.folder_of(TINY, filled))
     assert shard_bytes(folder) == {name: data for name, data in wanted.items() if name.startswith("train")}
+
+
+def test_a_clock_that_jumps_takes_nothing_from_a_program_that_lives(filled, tmp_path):
+    """A second program finds what the first is just writing two days old; what a killed one had begun is swept."""
+    cache, marker = tmp_path / "cache", tmp_path / "flushing"
+    shutil.copytree(filled, cache)
+    folder = synthetic.folder_of(TINY, cache)
+    for split in ("val", "test"):
+        (folder / f"{split}-00000.faces").unlink()
+    task = {"folder": str(folder), "cache": str(cache), "size": TINY.size, "seed": TINY.seed}
+    writer = python(SLOW_DISK, json.dumps({**task, "shards": [["val", 0]]}), marker, stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while not marker.exists():
+            assert writer.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        (part,) = folder.glob("*.part")
+        content = part.read_bytes()
+        left, young = (folder / f"test-00000.{n}-0123abcd.part" for n in (1, 2))
+        for path in (left, young):
+            path.write_bytes(b"half")
+        before = time.time() - 2 * 86400
+        for path in (part, left):
+            os.utime(path, (before, before))
+        synthetic.ensure(TINY, "test", cache_dir=cache, progress=False, processes=1)
+        assert sorted(folder.glob("*.part")) == sorted([part, young]) and part.read_bytes() == content
+        _, error = writer.communicate(b"\n", timeout=60)
+        assert writer.returncode == 0, error
+    finally:
+        writer.kill()
+    assert shard_bytes(folder) == shard_bytes(synthetic.folder_of(TINY, filled))
+
+
+def test_a_process_of_the_same_number_in_another_container_keeps_its_file(monkeypatch, tmp_path):
+    """What the own workers leave when they fail is known by their process ids, which others that share the cache may bear."""
+    from srrl_tasks.faces.synthetic import generate
+
+    folder = synthetic.folder_of(TINY, tmp_path)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(generate, "__file__", str(tmp_path / "generate.py"))
+    (tmp_path / "worker.py").write_text(
+        "import os, sys\nfor name in ('val', 'test'):\n"
+        f"    open({str(folder)!r} + f'/{{name}}-00000.{{os.getpid()}}-0123abcd.part', 'w').close()\nsys.exit('no')"
+    )
+    holder = python(HOLD, folder, store.number_of("val", 0), stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"True\n"
+        with pytest.raises(RunError, match=r"failed: no \(finished"):
+            synthetic.ensure(TINY, "test", cache_dir=tmp_path, progress=False, processes=1)
+        assert [path.name.partition(".")[0] for path in folder.glob("*.part")] == ["val-00000"]
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.parametrize("what", ["a shard", "the head"])
+def test_a_full_disk_is_named_and_what_is_missing_is_made_afterwards(filled, tmp_path, what):
+    """The operating system refuses to write more than 4 kB a file: of a shard, or of the head that faces are made from."""
+    from srrl_tasks.faces.synthetic import assets
+
+    cache = tmp_path / "cache"
+    shutil.copytree(filled, cache)
+    folder, head = synthetic.folder_of(TINY, cache), cache / f"head-{assets.ASSET_VERSION}"
+    wanted = shard_bytes(folder)
+    unsaved = folder / "val-00000.faces"
+    unsaved.unlink()
+    if what == "the head":
+        shutil.rmtree(head)
+        unsaved = head
+    generate = ["generate", *OPTIONS, "--cache-dir", cache, "--processes", "1"]
+    status, error = command_line(*generate, largest_file=4096)
+    assert status == 1 and len(error.splitlines()) == 1, error
+    assert error.startswith(f"error: generating synthetic faces failed: could not save {unsaved}"), error
+    assert "File too large" in error and error.endswith("(finished shards are kept)")
+    assert not list(cache.rglob("*.part")) and not list(cache.rglob("*.tmp"))
+    assert shard_bytes(folder) == {k: v for k, v in wanted.items() if k != "val-00000.faces"}
+    assert what == "a shard" or not (head / "names.json").exists()  # by which the head is known to be whole
+    status, error = command_line(*generate)
+    assert (status, error) == (0, "")
+    assert shard_bytes(folder) == wanted
 
 
 def test_export_is_wflw(filled, tmp_path):
@@ -421,9 +540,13 @@ def flipped(content, place):
     return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
 
 
+def files_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_an_export_that_was_stopped_is_done_anew(filled, tmp_path):
     whole = synthetic.export_wflw(TINY, tmp_path / "whole", cache_dir=filled, progress=False)
-    files = {p.relative_to(whole): p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    files = files_of(whole)
     stopped = tmp_path / "stopped"
     shutil.copytree(whole, stopped)
     lists = stopped / "WFLW_annotations/list_98pt_rect_attr_train_test"
@@ -431,7 +554,24 @@ def test_an_export_that_was_stopped_is_done_anew(filled, tmp_path):
     (stopped / "WFLW_images/synthetic--test/000009.jpg").write_bytes(b"of a larger set")
     assert synthetic.is_export(stopped)
     synthetic.export_wflw(TINY, stopped, cache_dir=filled, progress=False)
-    assert {p.relative_to(stopped): p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == files
+    assert files_of(stopped) == files
+
+
+def test_an_export_that_the_disk_had_no_room_for_is_done_anew(filled, tmp_path):
+    """No file of more than 1,000 bytes: not one picture has fewer."""
+    whole = synthetic.export_wflw(TINY, tmp_path / "whole", cache_dir=filled, progress=False)
+    out = tmp_path / "out"
+    export = ["export", *OPTIONS, "--cache-dir", filled, out]
+    status, error = command_line(*export, largest_file=1000)
+    first = out / "WFLW_images/synthetic--train/000000.jpg"
+    assert status == 1 and len(error.splitlines()) == 1, error
+    assert error.startswith(f"error: could not save {first}: File too large"), error
+    left = [p.relative_to(out).parts for p in out.rglob("*") if p.is_file()]
+    assert (
+        len(left) == 1 and len(left[0]) == 1
+    )  # that they are no photographs; no list, no picture, nothing half
+    assert command_line(*export) == (0, "")
+    assert files_of(out) == files_of(whole)
 
 
 def test_a_million_faces_are_more_than_an_argument_holds(monkeypatch, tmp_path):
@@ -498,6 +638,38 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written.*data.cache_dir"):
         synthetic.ensure(TINY, cache_dir=tmp_path / "file", progress=False)
+
+
+def test_a_cache_that_may_only_be_read_is_used_as_far_as_it_goes(filled):
+    """By a user without root, in the process of the command: 2 and a line where something is missing, and it stays as it was."""
+    import anny  # noqa: F401 - looked for by the command, whose user may be unable to enter the folder where it lies
+    import warp  # noqa: F401
+    from srrl_tasks.faces.synthetic.__main__ import main
+
+    with readable_folder() as place:
+        shutil.copytree(filled, place / "whole")
+        shutil.copytree(filled, place / "part")
+        (synthetic.folder_of(TINY, place / "part") / "val-00000.faces").unlink()
+        (place / "empty").mkdir()
+        (place / "file").touch()
+        before = listing(close(place))
+        try:
+            for name, status in (("whole", 0), ("part", 2), ("empty", 2)):
+                folder = synthetic.folder_of(TINY, place / name)
+                options = ["generate", *OPTIONS, "--cache-dir", str(place / name)]
+                found, out, error = as_nobody(lambda o=options: main(o), place)
+                assert found == status, error
+                refused = (
+                    f"error: the cache folder {str(folder)!r} cannot be written (Permission denied): "
+                    "set data.cache_dir or SRRL_CACHE to another\n"
+                )
+                assert (out, error) == ((f"{folder}\n", "") if status == 0 else ("", refused))
+            options = ["export", *OPTIONS, "--cache-dir", str(place / "whole"), "empty/new"]
+            found, _, error = as_nobody(lambda: main(options), place)
+            assert found == 2 and error.startswith("error: Permission denied: empty/new"), error
+            assert len(error.splitlines()) == 1 and listing(place) == before
+        finally:
+            reopen(place)
 
 
 def test_an_exported_set_is_labelled_synthetic_and_a_folder_of_that_name_is_not(filled, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -218,8 +219,10 @@ def _stored(folder: Path) -> HeadAssets | None:
 
 def _store(assets: HeadAssets, folder: Path) -> None:
     for name in ARRAYS:
-        with atomic(folder / f"{name}.npy") as scratch, open(scratch, "wb") as file:
-            np.save(file, getattr(assets, name))
+        content = io.BytesIO()  # NumPy does not say why a file could not be written
+        np.save(content, getattr(assets, name))
+        with atomic(folder / f"{name}.npy") as scratch:
+            scratch.write_bytes(content.getbuffer())
     digests = {name: _digest(folder / f"{name}.npy") for name in ARRAYS}
     # last: its presence says that the folder is complete
     write_json(folder / "names.json", {"names": assets.names, "digests": digests})

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from srrl.errors import UserError
-from srrl.runs import write_text
+from srrl.runs import atomic, write_text
 
 from . import records
 from .settings import MARK, SPLITS, SyntheticSettings
@@ -40,7 +40,8 @@ def export_wflw(
         (folder / IMAGES / where).mkdir(parents=True, exist_ok=True)
         for record in records(settings, split, 98, cache_dir, progress):
             name = where / f"{record.name.rpartition('/')[2]}.jpg"
-            (folder / IMAGES / name).write_bytes(record.pixels.encoded())
+            with atomic(folder / IMAGES / name, durable=False) as scratch:
+                scratch.write_bytes(record.pixels.encoded())
             points = [f"{value:.6f}" for value in record.points.ravel()]
             rect = [str(round(value)) for value in record.rect]
             bits = [str(bit) for bit in record.attributes.values()]

@@ -19,7 +19,7 @@ from srrl.runs import write_json
 
 from . import assets
 from .settings import SPLITS, SyntheticSettings, cache_root, folder_of
-from .store import SHARD, shard_path, shards_of
+from .store import SHARD, is_being_written, shard_path, shards_of
 
 FACE_DONE = b"*"  # what a worker prints for each face
 OLD = 86400.0  # seconds, after which a half-written shard is taken for a killed process's
@@ -88,16 +88,19 @@ def ensure(
             process.wait()
             log.close()
         for scratch in folder.glob("*.part"):
-            if scratch.name.split(".")[-2].partition("-")[0] in {str(process.pid) for process, _ in workers}:
+            own = scratch.name.split(".")[-2].partition("-")[0] in {str(p.pid) for p, _ in workers}
+            if own and not is_being_written(scratch):  # as by a process of that number in another container
                 scratch.unlink(missing_ok=True)
     return folder
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what processes that were killed had begun, once it is old enough to be nobody's."""
+    """Removes what processes that were killed had begun, once it is old and its shard in nobody's hands."""
     for scratch in folder.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - scratch.stat().st_mtime > OLD:
+            # The lock says who lives, whatever the clock shows. Age counts besides because it is all there is where locks do
+            # not work, or do not reach another machine or user: a clock that jumps can mislead it there, and only there.
+            if time.time() - scratch.stat().st_mtime > OLD and not is_being_written(scratch):
                 scratch.unlink()
 
 
@@ -145,7 +148,7 @@ def _watch(workers: list, total: int, progress: bool) -> None:
                             silent = f"a process was killed by signal {-process.returncode}: is memory short? try fewer with --processes"
                         last = (
                             [line.strip() for line in log.read().splitlines() if line.strip()] or [silent]
-                        )[-1]
+                        )[-1].removeprefix("error: ")
                         raise RunError(
                             f"generating synthetic faces failed: {last} (finished shards are kept)"
                         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
+from srrl.lock import is_held
 
 from .settings import SPLITS
 
 SHARD = 32  # faces a shard
 DIGEST = 16  # bytes at a shard's end: BLAKE2b of what stands before
+_SCRATCH = re.compile(r"(\w+)-([0-9]{5,9})\.[0-9]+-[0-9a-f]{8}\.part")  # what a shard is written to
 _LABELS = ("points98", "points68", "visible98", "visible68", "rect", "attributes", "lengths")
 
 
@@ -62,8 +65,22 @@ def number_of(split: str, shard: int) -> int:
     return (SPLITS.index(split) << 40) + shard
 
 
+def is_being_written(scratch: Path) -> bool | None:
+    """Whether another process is at work on the shard that this half-written file is of; None where that cannot be known.
+
+    Workers hold a shard (:mod:`srrl.lock`) as long as they have a file of it.
+    """
+    found = _SCRATCH.fullmatch(scratch.name)
+    if found is None or found[1] not in SPLITS:
+        return None
+    return is_held(scratch.parent, number_of(found[1], int(found[2])))
+
+
 def write_shard(generator, folder: Path, seed: int, split: str, shard: int, tick=lambda: None) -> None:
-    """Generate one shard and put it in place in one step; `tick` is called after each face."""
+    """Generate one shard and put it in place in one step; `tick` is called after each face.
+
+    Raises RunError where the disk is full. Whoever calls it holds the shard.
+    """
     faces, encoded = [], []
     for number in range(shard * SHARD, (shard + 1) * SHARD):
         face = generator.make((seed, SPLITS.index(split), number))
@@ -96,6 +113,8 @@ def write_shard(generator, folder: Path, seed: int, split: str, shard: int, tick
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, target)
+    except OSError as error:
+        raise RunError(f"could not save {target}: {error.strerror or error}") from error
     finally:
         scratch.unlink(missing_ok=True)
 

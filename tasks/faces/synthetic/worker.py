@@ -73,4 +73,6 @@ if __name__ == "__main__":
     sys.path.pop(0)  # this folder: its module names must not shadow others
     if importlib.util.find_spec("srrl_tasks") is None:
         _package(Path(__file__).resolve().parents[2], "srrl_tasks")
-    main(json.load(sys.stdin))
+    from srrl.cli import guarded
+
+    sys.exit(guarded(lambda: main(json.load(sys.stdin)) or 0))  # the parent passes its one line on
