@@ -29,13 +29,12 @@ GOING = {  # by whether a training holds the run
 
 def described(name: str, path: Path) -> dict[str, Any]:
     """A run for the API: name, task, method, networks with their figures, and whether it is finished."""
-    from srrl.config import read_yaml
-    from srrl.runs import RunFolder, read_json
+    from srrl.runs import RunFolder, read_mapping
 
     run = RunFolder(path)
     try:
-        config = read_yaml(run.config)
-        results = read_json(run.results) if run.results.is_file() else {}
+        config = run.settings()
+        results = read_mapping(run.results) if run.results.is_file() else {}
     except UserError as error:  # one damaged run does not hide the others
         return {"run": name, "error": str(error)}
     figures = {

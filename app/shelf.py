@@ -114,12 +114,12 @@ def _state(path: Path) -> tuple:
 
 def _load(path: Path) -> Loaded:
     from srrl.api import open_run
-    from srrl.runs import read_json
+    from srrl.runs import read_mapping
 
     opened = open_run(path)
     models = opened.models()
     predictors = {name: opened.task.predictor(model, opened.cfg) for name, model in models.items()}
     results: dict[str, Any] = {}
     if opened.run.results.is_file():
-        results = read_json(opened.run.results)
+        results = read_mapping(opened.run.results)
     return Loaded(Path(path), opened.task, opened.cfg, models, predictors, results)

@@ -205,14 +205,14 @@ def make_run(folder: Path) -> None:
 
     from srrl.checkpoint import save_weights
     from srrl.config import dump, resolve
-    from srrl.runs import MetricsLog, RunFolder, write_json, write_text
+    from srrl.runs import MetricsLog, RunFolder, write_json
     from srrl.task import get_task
 
     torch.manual_seed(0)
     task, run = get_task("classification", {}), RunFolder(folder)
     data = {"format": "digits", "n_classes": 10, "classes": list("0123456789")}
     cfg = resolve(task.settings, {"student": {"width": 4}, "image_size": 16, "data": data})
-    write_text(run.config, dump(cfg))
+    run.write_settings(dump(cfg))
     save_weights(run.weights("student"), task.build_student(cfg), task="classification")
     write_json(run.results, {"task": "classification", "method": "srrl", "student": {"top1": 10.0}})
     MetricsLog(folder / "metrics.csv").add({"phase": "student", "epoch": 1, "loss": 1.0})

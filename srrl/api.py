@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from srrl.adapters import adapt
 from srrl.checkpoint import load_weights, read_export
-from srrl.config import OptimSettings, RunSettings, read_yaml, resolve
+from srrl.config import OptimSettings, RunSettings, resolve
 from srrl.data import KeyedDataset, eval_loader
 from srrl.distillers import build_distiller, distiller_class
 from srrl.distillers.base import Criterion, MethodSettings
@@ -183,7 +183,7 @@ class OpenedRun:
         method = distiller_class(self.cfg.method)
         if name == "student" and method.needs_teacher:
             network = method.deployed(network, self.task.build_teacher(bare))
-        load_weights(network, self.run.weights(f"{name}-last" if last else name), name)
+        load_weights(network, self.run.weights(f"{name}-last" if last else name), name, phase=name)
         return network.eval()
 
     def models(self) -> dict[str, nn.Module]:
@@ -194,7 +194,7 @@ class OpenedRun:
 def open_run(path: str | Path, model: str | None = None) -> OpenedRun:
     """A run folder ready for use; ``model`` limits it to one of teacher, student, baseline. Raises UserError."""
     run = RunFolder.open(path)
-    values = read_yaml(run.config)
+    values = run.settings()
     task = get_task(values.get("task", ""), values)
     names = run.models()
     if model is not None and model not in names:

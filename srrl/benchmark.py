@@ -97,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_of(args: argparse.Namespace) -> tuple[Task, RunSettings]:
     """Task and settings of the run folder, or of the command line where that names a task or a file."""
-    from srrl.config import read_yaml, resolve
+    from srrl.config import resolve
     from srrl.runs import RunFolder
     from srrl.task import get_task
     from srrl.train import resolve_settings
 
     if args.task or args.config:
         return resolve_settings(args)
-    values = read_yaml(RunFolder.open(args.overrides[0]).config)
+    values = RunFolder.open(args.overrides[0]).settings()
     task = get_task(values.get("task", ""), values)
     return task, resolve(task.settings, values)
 

@@ -45,9 +45,10 @@ def needs_teacher(cells: list[Cell]) -> bool:
 
 def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> None:
     """UserError where OUT holds a teacher or a cell that these settings would not have made."""
-    from srrl.config import differences, read_yaml, resolve
+    from srrl.config import differences, resolve
     from srrl.distillers import distiller_class
     from srrl.distillers.base import MethodSettings
+    from srrl.runs import RunFolder
 
     loss = set(MethodSettings.model_fields)
     # named by the cell, without effect, or written into the cell's settings by its data
@@ -65,11 +66,11 @@ def check_cells(task: Task, out: Path, cfg: RunSettings, cells: list[Cell]) -> N
             skip |= {"teacher"}
         expected.append((out / cell.name, skip, settings_of(task, cfg, cell)))
     for folder, skip, settings in expected:
-        made = folder / "config.yaml"
-        if not made.is_file():
+        made = RunFolder(folder)
+        if not made.config.is_file():
             continue
         # resolved, so that a setting which came later has its default in an older folder
-        keys = differences(resolve(task.settings, read_yaml(made)), settings)
+        keys = differences(resolve(task.settings, made.settings()), settings)
         keys = [k for k in keys if k not in skip and k.partition(".")[0] not in skip]
         if keys:
             raise UserError(
@@ -98,6 +99,7 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
 
     Before that, all that the cells need is tried: UserError then, and nothing is left behind.
     """
+    from srrl.checkpoint import check_weights
     from srrl.interrupt import GracefulStop
     from srrl.lock import held
     from srrl.pipeline import Pipeline
@@ -122,6 +124,8 @@ def shared_teacher(task: Task, cfg: RunSettings, folder: Path, cells: list[Cell]
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
         done.touch()
+    if run.weights("teacher").is_file():  # the cells are given the file, and take what it holds
+        check_weights(run.weights("teacher"), "teacher")
     return run.weights("teacher")
 
 
@@ -174,7 +178,7 @@ def _run(
 
     from srrl.interrupt import Interrupted
     from srrl.lock import is_held
-    from srrl.runs import read_json
+    from srrl.runs import read_mapping
 
     if stop.requested is not None:  # nothing new is begun
         raise Interrupted(stop.requested)
@@ -208,7 +212,7 @@ def _run(
             raise RunError(
                 f"{cell.name} ended with status {status}: see {log.name}; run the same command again to go on"
             )
-    return read_json(results)
+    return read_mapping(results)
 
 
 def _last_line(log: Path) -> str:

@@ -21,6 +21,7 @@ from srrl.runs import atomic
 
 STATE_VERSION = 1
 CHECKSUM = "srrl.crc32"  # in the header of what this module writes
+PHASE = "phase"  # in the header of what a run saves: which of its networks it is
 NORMALISATION = "normalisation"  # in the header of all weights that it writes, and of nothing else
 
 
@@ -109,6 +110,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return _weights_in(_weights_file(path))[0]
 
 
+def check_weights(path: str | Path, phase: str) -> None:
+    """UserError where a file is missing or damaged, or holds another of a run's networks than ``phase``."""
+    _check_phase(Path(path), _weights_in(_weights_file(path))[2], phase)
+
+
+def _check_phase(path: Path, found: str | None, phase: str) -> None:
+    if found not in (None, phase):
+        raise UserError(
+            f"{path} holds the weights of {found}, not of {phase}, as its header says: restore the file that the training saved"
+        )
+
+
 def _weights_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
@@ -116,8 +129,8 @@ def _weights_file(path: str | Path) -> Path:
     return path
 
 
-def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors in a file that is there, and the normalisations that its header names."""
+def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str | None]:
+    """The tensors in a file that is there, the normalisations that its header names, and the phase, where it says one."""
     if path.suffix == ".safetensors":
         metadata, tensors = _read_safetensors(path)
         try:
@@ -126,7 +139,7 @@ def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(
                 f"{path} is damaged (its header, {_line(error)}): save or copy it again"
             ) from error
-        return tensors, found if isinstance(found, dict) else {}
+        return tensors, found if isinstance(found, dict) else {}, metadata.get(PHASE)
     state = _load_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -137,15 +150,18 @@ def _weights_in(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     ):
         raise UserError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    return {k.removeprefix("module."): v for k, v in state.items()}, {}
+    return {k.removeprefix("module."): v for k, v in state.items()}, {}, None
 
 
-def load_weights(model: nn.Module, path: str | Path, what: str = "model") -> None:
+def load_weights(model: nn.Module, path: str | Path, what: str = "model", phase: str | None = None) -> None:
     """Every tensor of the file into ``model``, strictly, and the normalisation of pictures that it was trained with.
 
-    Raises UserError naming the first thing that does not fit.
+    ``phase`` is the network of a run that the file must be, where it says which it is. Raises UserError naming the first
+    thing that does not fit.
     """
-    state, found = _weights_in(_weights_file(path))
+    state, found, said = _weights_in(_weights_file(path))
+    if phase is not None:
+        _check_phase(Path(path), said, phase)
     fit_weights(model, state, what, str(path))
     normalise_as(model, found)
 

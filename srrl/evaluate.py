@@ -55,20 +55,22 @@ def measure(
         }
         last = run.weights(f"{name}-last")
         if name != "teacher" and last.is_file():
-            results[name]["last_epoch"] = _last(task, cfg, model, last, data)
+            results[name]["last_epoch"] = _last(task, cfg, model, last, name, data)
         if name != "teacher" and (stages := _stages(task, cfg, run, name, data)):
             results[name]["stages"] = stages | {"final": {task.metric: results[name][task.metric]}}
     return results | task.reference(data, cfg)
 
 
-def _last(task: Task, cfg: RunSettings, model: nn.Module, weights: Path, data: Data) -> dict[str, Any]:
+def _last(
+    task: Task, cfg: RunSettings, model: nn.Module, weights: Path, name: str, data: Data
+) -> dict[str, Any]:
     """The figures of the last epoch's weights, which are not chosen by anything."""
     from copy import deepcopy
 
     from srrl.checkpoint import load_weights
 
     model = deepcopy(model)
-    load_weights(model, weights, "student")
+    load_weights(model, weights, "student", phase=name)
     return task.evaluate(model, data.test, cfg)
 
 
@@ -81,7 +83,7 @@ def _stages(task: Task, cfg: RunSettings, run: RunFolder, name: str, data: Data)
         weights = run.weights(name + suffix)
         if weights.is_file():
             model = task.build_student(stage)
-            load_weights(model, weights, name + suffix)
+            load_weights(model, weights, name + suffix, phase=name + suffix)
             found[suffix.lstrip("-")] = task.evaluate(model.eval(), data.test, stage)
     return found
 

@@ -105,13 +105,13 @@ class Pipeline:
                 weights_of(path, name)
         first = self.accelerator.is_main_process
         if first:
-            runs.write_text(run.config, dump(cfg))
+            run.write_settings(dump(cfg))
             if not (run.path / "environment.json").is_file():
                 runs.write_json(run.path / "environment.json", runs.environment())
         with self.timed("data"):
             data = first_then_all(lambda: self.task.prepare(cfg, self.say))
         if first:
-            runs.write_text(run.config, dump(cfg))  # the data may have said what the config left open
+            run.write_settings(dump(cfg))  # the data may have said what the config left open
         if cfg.score == "val":
             data = data.on_validation()
         return data.shortened(self.batches * cfg.batch_size) if self.batches else data
@@ -140,8 +140,10 @@ class Pipeline:
         if cfg.teacher.checkpoint:
             # a run that goes on keeps the teacher that it began with, whatever has become of the file meanwhile
             own = run.weights("teacher")
-            source = own if own.is_file() else weights_of(cfg.teacher.checkpoint, "teacher")
-            load_weights(model, source, "teacher")
+            if own.is_file():
+                load_weights(model, own, "teacher", phase="teacher")
+            else:
+                _load_from(cfg.teacher.checkpoint, model, "teacher")
             self.say(f"teacher: weights from {cfg.teacher.checkpoint}")
             if self.accelerator.is_main_process and not own.is_file():
                 save_weights(own, model, phase="teacher")
@@ -179,7 +181,7 @@ class Pipeline:
                 normalise_as(model, normalisations(before.student))
                 self.task.begin_stage(model)
             elif cfg.student.init:
-                load_weights(model, weights_of(cfg.student.init, "student"), "student")
+                _load_from(cfg.student.init, model, "student")
             outcome = self.fit(phase + suffix, distiller, data, stage.epochs, stage.optim, samples)
             before = distiller
         return self.chosen(phase, distiller), outcome
@@ -251,7 +253,7 @@ class Pipeline:
     def chosen(self, phase: str, distiller: Distiller) -> nn.Module:
         """The network of a finished phase, with the weights that validation chose."""
         model = distiller.student
-        load_weights(model, self.run_folder.weights(phase), phase)
+        load_weights(model, self.run_folder.weights(phase), phase, phase=phase)
         return model.to(self.accelerator.device)
 
 
@@ -279,6 +281,11 @@ def weights_of(path: str, name: str) -> Path:
             f"{p.absolute()} does not exist: expected a .safetensors or .pt file, a run folder or shipped:NAME"
         )
     return p
+
+
+def _load_from(path: str, model: nn.Module, name: str) -> None:
+    """The weights at :func:`weights_of` into ``model``. A file may hold any network; a run's must be the one of that name."""
+    load_weights(model, weights_of(path, name), name, phase=name if located(path).is_dir() else None)
 
 
 def finish(

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from srrl.api import open_run
 from srrl.data import eval_loader
 from srrl.model import to_unit
-from srrl.runs import read_json, write_json
+from srrl.runs import read_mapping, write_json
 
 if TYPE_CHECKING:
     from srrl.api import OpenedRun
@@ -96,7 +96,7 @@ def probe_cells(
 
     def probed(cell: Cell, name: str, network: Callable[[OpenedRun], nn.Module]) -> dict[str, Any]:
         path = out / cell.name / f"probe-{data.name}-{name}.json"
-        found = read_json(path) if path.is_file() else {}
+        found = read_mapping(path) if path.is_file() else {}
         if {k: found.get(k) for k in facts} != facts:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             found = facts | linear_probe(network(runs[cell]).to(device), data)

@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from srrl.shipped import located
 _SCRAP = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")  # what atomic() writes to
 _LEFTOVER = re.compile(rf"{re.escape(NAME)}|\.job|\.(\.job|config\.yaml)\.\d+-[0-9a-f]{{8}}\.tmp")
 MODELS = ("teacher", "student", "baseline")
+# around a run's settings: the first line tells that the last one must be there
+_SEALED = "# The settings of this run. They are not edited: the last line is a checksum of all above it.\n"
+_SEAL = "# checksum: "
 
 
 @contextlib.contextmanager
@@ -102,6 +106,16 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of ours. Raises UserError where it is missing, damaged or holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} is damaged (it holds a {type(value).__name__}, not the mapping that was saved): restore or remove it"
+        )
+    return value
+
+
 class RunFolder:
     """Paths of one run and the few files that grow during it."""
 
@@ -158,7 +172,26 @@ class RunFolder:
         """Writes the settings, from which on it is a run, and before that the name of the launcher's job where there is one."""
         if job is not None:
             write_text(self.job, job)
-        write_text(self.config, config)
+        self.write_settings(config)
+
+    def write_settings(self, config: str) -> None:
+        """Settings as YAML into config.yaml, between a line that says what they are and one with their checksum."""
+        text = _SEALED + config
+        write_text(self.config, text + _seal(text))
+
+    def settings(self) -> dict[str, Any]:
+        """The values in config.yaml, where it is as it was written; one without a checksum (older, made by hand) is taken.
+
+        Raises UserError where it is missing, damaged or edited, or no mapping.
+        """
+        from srrl.config import read_yaml
+
+        if self.config.is_file() and not _intact(self.config.read_text(encoding="utf-8", errors="replace")):
+            raise UserError(
+                f"{self.config} was edited or damaged since the run began (its checksum does not fit). A run's settings are "
+                f"not edited: restore the file, or begin a new run with what it holds now: -c {self.config}"
+            )
+        return read_yaml(self.config)
 
     def is_of(self, job: str | None) -> bool:
         """Whether this is a run that the launcher's job began."""
@@ -184,6 +217,22 @@ class RunFolder:
     def models(self) -> list[str]:
         """Which of teacher, student and baseline have saved weights."""
         return [m for m in MODELS if self.weights(m).is_file()]
+
+
+def _seal(text: str) -> str:
+    """The last line of a text: its checksum."""
+    # what is not UTF-8 in it is written like this
+    return f"{_SEAL}{zlib.crc32(text.encode('utf-8', 'backslashreplace')):08x}\n"
+
+
+def _intact(text: str) -> bool:
+    """Whether a text ends in its checksum. One that has never had any passes.
+
+    Damage hits the first line or the last one, so whichever is still recognised tells that there was a checksum.
+    """
+    end = text.rstrip("\n").rfind("\n") + 1
+    above, last = text[:end], text[end:]
+    return last == _seal(above) or not (text.startswith(_SEALED) or "# checksum" in last)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
@@ -220,6 +269,15 @@ class MetricsLog:
     def trim(self, phase: str, epoch: int) -> None:
         """Drops the rows of ``phase`` after ``epoch`` epochs."""
         self.rows = [r for r in self.rows if r["phase"] != phase or int(r["epoch"]) <= epoch]
+
+    def checksum(self, phase: str) -> str | None:
+        """Of what stands in the rows of ``phase``, whether just added or read from the file; None where there are none."""
+        rows = [
+            sorted((k, str(v)) for k, v in r.items() if v not in (None, ""))
+            for r in self.rows
+            if r["phase"] == phase
+        ]
+        return f"{zlib.crc32(json.dumps(rows).encode()):08x}" if rows else None
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row (must hold ``phase`` and ``epoch``) and saves."""

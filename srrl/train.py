@@ -125,16 +125,16 @@ def _resume(args: argparse.Namespace) -> int:
 
 def _go_on(folder: RunFolder) -> int:
     """The rest of a run."""
-    from srrl.config import read_yaml, resolve
+    from srrl.config import resolve
     from srrl.processes import is_first
-    from srrl.runs import read_json
+    from srrl.runs import read_mapping
     from srrl.task import get_task
 
     if folder.results.is_file():
-        read_json(folder.results)  # or it is damaged, and says so
+        read_mapping(folder.results)  # or it is damaged, and says so
         print(f"{folder.path} is finished: see {folder.report}")
         return 0
-    values = read_yaml(folder.config)
+    values = folder.settings()
     task = get_task(values.get("task", ""), values)
     with _ours(folder):
         if is_first():

@@ -330,6 +330,7 @@ class Trainer:
                 "epoch": self.epoch,
                 "step": self.step,
                 "sums": self.sums,
+                "metrics": self.log.checksum(self.phase.name) if self.log is not None else None,
                 "best": self.best,
                 "last": self.last,
                 "model": self.distiller.trainable_state(),
@@ -358,10 +359,21 @@ class Trainer:
                 "or choose another file"
             ) from error
         if self.log is not None:
-            self.log.trim(self.phase.name, self.epoch)
+            self.log.trim(self.phase.name, self.epoch)  # rows that a kill left without their checkpoint
+            found = self.log.checksum(self.phase.name)
+            if None not in (found, state.get("metrics")) and found != state["metrics"]:
+                raise UserError(
+                    f"{self.log.path} was edited or damaged since the epochs of {self.phase.name} that stand there: restore it, "
+                    "or remove it and lose the curves of the epochs before"
+                )
 
     def restore(self, state: dict[str, Any]) -> None:
         """A checkpoint's content into models, optimiser, averages, generators and counters."""
+        if state.get("phase", self.phase.name) != self.phase.name:
+            raise UserError(
+                f"{self.phase.checkpoint} is the checkpoint of {state['phase']}, not of {self.phase.name}: restore the file "
+                "that the training saved, or remove it to begin this phase again"
+            )
         if state.get("samples", len(self.dataset)) != len(self.dataset):
             raise UserError(
                 f"{self.phase.checkpoint} was saved while there were {state['samples']} training samples, now there are "

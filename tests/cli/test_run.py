@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import fcntl
 import hashlib
@@ -22,6 +23,11 @@ import cv2
 import pytest
 from safetensors.torch import load_file
 from small_run import ROOT, TINY, call, faces, start
+
+from srrl import benchmark, evaluate, train
+from srrl.api import open_run
+from srrl.cli import guarded
+from srrl.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -203,14 +209,68 @@ def test_evaluate_names_the_validation_split_where_there_was_no_other(finished, 
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)
     config = copy / "config.yaml"
-    lines = [
-        "  test: null" if line.startswith("  test:") else line for line in config.read_text().splitlines()
+    lines = [  # without the checksum, as runs were written before
+        "  test: null" if line.startswith("  test:") else line
+        for line in config.read_text().splitlines()
+        if not line.startswith("#")
     ]
     config.write_text("\n".join(lines) + "\n")
     assert "split val (" in call("evaluate", copy, "--model", "student")[1]
     photos = next(line.split(": ")[1] for line in lines if line.startswith("  train:"))
     assert "split all (" in call("evaluate", copy, "--model", "student", "--data", photos)[1]
     assert call("evaluate", copy, "--format", "ibug")[0] == 2
+
+
+def ended_with(command, *arguments):
+    """The exit status of a command in this process."""
+    parser = argparse.ArgumentParser()
+    command.COMMAND.add_arguments(parser)
+    args = parser.parse_args(list(map(str, arguments)))
+    return guarded(lambda: command.COMMAND.run(args))
+
+
+def test_an_edited_run_is_neither_scored_nor_gone_on_with(finished, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    (copy / "results.json").unlink()
+    config = copy / "config.yaml"
+    edited, count = re.subn(r"(?m)^alpha: .*$", "alpha: 9.0", config.read_text())
+    assert count == 1
+    config.write_text(edited)
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    for command in ((evaluate, copy), (train, "--resume", copy), (benchmark, copy)):
+        assert ended_with(*command) == 2
+        error = capsys.readouterr().err
+        assert len(error.strip().splitlines()) == 1
+        assert f"{config} was edited or damaged since the run began" in error and f"-c {config}" in error
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+    assert ended_with(train, "-c", config, "--print-config") == 0
+    assert "alpha: 9.0" in capsys.readouterr().out
+
+
+def test_the_files_of_one_network_do_not_pass_for_anothers(finished, tmp_path):
+    """Baseline and student have one architecture: only the header tells them apart."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    assert open_run(copy).models().keys() == {"teacher", "student", "baseline"}
+    for name, source in (("student", "baseline"), ("baseline", "student-last"), ("student-last", "baseline")):
+        shutil.copy(copy / f"weights/{name}.safetensors", tmp_path / "kept")
+        shutil.copy(finished[0] / f"weights/{source}.safetensors", copy / f"weights/{name}.safetensors")
+        network, last = name.removesuffix("-last"), name.endswith("-last")
+        with pytest.raises(UserError, match=f"{name}.safetensors holds the weights of .*, not of {network}"):
+            open_run(copy).model(network, last=last)
+        shutil.copy(tmp_path / "kept", copy / f"weights/{name}.safetensors")
+
+
+def test_results_that_are_none_are_not_taken_for_a_finished_run(finished, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    assert ended_with(train, "--resume", copy) == 0 and "is finished" in capsys.readouterr().out
+    for text in ("[]", "3", "null"):
+        (copy / "results.json").write_text(text)
+        assert ended_with(train, "--resume", copy) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1 and f"{copy / 'results.json'} is damaged (it holds a " in said[0]
 
 
 def same_weights(a, b):

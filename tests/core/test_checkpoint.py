@@ -18,6 +18,7 @@ from torch import nn
 from toys import tiny
 
 from srrl.checkpoint import (
+    check_weights,
     load_state,
     load_weights,
     read_export,
@@ -165,6 +166,27 @@ def test_weights_are_safetensors_with_their_header(tmp_path):
     other = tiny(4, seed=9)
     load_weights(other, path)
     assert all(torch.equal(v, stored[k]) for k, v in other.state_dict().items())
+
+
+def test_weights_of_another_network_of_the_run_are_named(tmp_path):
+    """Of one architecture, so that nothing but the header tells; without a header, or unasked, they are taken."""
+    path = tmp_path / "weights" / "teacher.safetensors"
+    save_weights(path, tiny(4), phase="student", epoch="3")
+    model = tiny(4, seed=9)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for look in (
+        lambda: load_weights(model, path, "teacher", phase="teacher"),
+        lambda: check_weights(path, "teacher"),
+    ):
+        with pytest.raises(UserError) as error:
+            look()
+        one_line(error, f"{path} holds the weights of student, not of teacher", "restore")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    load_weights(model, path, "teacher", phase="student")
+    load_weights(model, path, "teacher")
+    save_weights(path, tiny(4))
+    load_weights(model, path, "teacher", phase="teacher")
+    check_weights(path, "teacher")
 
 
 def test_weights_bring_the_normalisation_that_they_were_trained_with(tmp_path):

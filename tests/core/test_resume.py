@@ -62,7 +62,7 @@ def test_a_training_that_was_cut_off_ends_bit_identical(deaths, case):
     whole, cut = (flat(load_state(p / "student.pt")) for p in (reference, resumed))
     assert whole.keys() == cut.keys()
     for key, value in whole.items():
-        if key.endswith("seconds"):  # the one thing that may differ
+        if key.endswith(("seconds", "metrics")):  # what a clock said, and the checksum of a log that has it
             continue
         same = torch.equal(value, cut[key]) if isinstance(value, torch.Tensor) else value == cut[key]
         assert same, key

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from srrl.config import read_yaml
 from srrl.errors import UserError
 from srrl.runs import MetricsLog, RunFolder, atomic, environment, read_json, write_json
 
@@ -227,3 +228,57 @@ def test_ticks_of_a_logarithmic_axis_are_round(low, high, expected):
     from srrl.report import log_ticks
 
     assert log_ticks(low, high) == pytest.approx(expected)
+
+
+SETTINGS = "task: classification\nepochs: 30\nalpha: 1.0\ndata:\n  train: 'ü \udce4'\n"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.begin(SETTINGS.replace("\udce4", ""), None)
+    return run
+
+
+def test_settings_come_back_as_they_were_written(begun):
+    written = {"task": "classification", "epochs": 30, "alpha": "1.0", "data": {"train": "ü "}}
+    assert begun.settings() == read_yaml(begun.config) == written
+    begun.write_settings(SETTINGS)  # a name that is no UTF-8
+    assert begun.settings()["epochs"] == 30
+    begun.config.write_bytes(begun.config.read_bytes().replace(b"\n", b"\r\n"))  # as some tools copy texts
+    assert begun.settings()["epochs"] == 30
+
+
+def test_settings_with_a_flipped_bit_anywhere_are_refused(begun):
+    whole = begun.config.read_bytes()
+    for place in range(len(whole)):
+        flipped = whole[place] ^ 1 << place % 8
+        begun.config.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        with pytest.raises(UserError, match=r"config\.yaml was edited or damaged"):
+            begun.settings()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("alpha: 1.0", "alpha: 9.0"),
+        lambda text: text[: text.index("alpha")],
+        lambda text: text + "epochs: 3\n",
+        lambda text: text[:-12] + "\n",
+        lambda text: text.partition("\n")[2].replace("alpha: 1.0", "alpha: 9.0"),
+        lambda text: text.replace("ü", "\ufffd"),
+    ],
+)
+def test_edited_settings_are_refused_and_the_way_to_use_them_is_named(begun, damage):
+    begun.config.write_text(damage(begun.config.read_text()))
+    with pytest.raises(UserError) as error:
+        begun.settings()
+    said = str(error.value)
+    assert said.count("\n") == 0 and "was edited or damaged since the run began" in said
+    assert said.endswith(f"-c {begun.config}")
+    read_yaml(begun.config)  # which -c takes, edited or not
+
+
+def test_settings_without_a_checksum_are_taken(tmp_path):
+    (tmp_path / "config.yaml").write_text("task: faces\nepochs: 3\n# mine\n")
+    assert RunFolder(tmp_path).settings() == {"task": "faces", "epochs": 3}

@@ -12,13 +12,13 @@ from torch import nn
 from toys import Colours, tiny
 
 from srrl.api import CrossEntropyCriterion, accuracy
-from srrl.checkpoint import load_state
+from srrl.checkpoint import load_state, save_state
 from srrl.config import OptimSettings
 from srrl.data import KeyedDataset
 from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import RunError, UserError
-from srrl.runs import MetricsLog
+from srrl.runs import MetricsLog, read_metrics
 from srrl.trainer import Phase, Trainer, make_accelerator
 
 
@@ -319,6 +319,49 @@ def test_data_that_changed_since_the_checkpoint_are_named(tmp_path):
     train(epochs=1, checkpoint=path)
     with pytest.raises(UserError, match="30 training samples, now there are 31: restore the data"):
         train(epochs=2, checkpoint=path, data=Colours(31))
+
+
+def test_the_checkpoint_of_another_phase_is_named(tmp_path):
+    """A student under kd and a baseline have the same tensors: only the name that is kept tells them apart."""
+    path = tmp_path / "student.pt"
+    train(epochs=1, checkpoint=path)
+    save_state(path, load_state(path) | {"phase": "baseline"})
+    with pytest.raises(
+        UserError, match=r"student\.pt is the checkpoint of baseline, not of student: restore"
+    ):
+        train(epochs=2, checkpoint=path)
+
+
+def logged(path, epochs):
+    """A student's training that writes metrics.csv; its rows afterwards."""
+    log = MetricsLog(path / "metrics.csv")
+    distiller = build_distiller("none", tiny(), None, CrossEntropyCriterion(), MethodSettings())
+    phase = Phase("student", epochs, 6, 0, OptimSettings(), workers=0, checkpoint=path / "student.pt")
+    Trainer(distiller, KeyedDataset(Colours(12)), phase, log=log, say=lambda _: None).fit()
+    return [(r["phase"], r["epoch"]) for r in read_metrics(log.path)]
+
+
+def test_a_log_that_was_changed_since_the_checkpoint_is_named(tmp_path):
+    """A row more, which a kill before the checkpoint leaves, and a log that was removed are no damage."""
+    file = tmp_path / "metrics.csv"
+    MetricsLog(file).add({"phase": "teacher", "epoch": 1, "of the teacher": 1.0})
+    assert logged(tmp_path, 2) == [("teacher", "1"), ("student", "1"), ("student", "2")]
+    whole, checkpoint = file.read_text(), (tmp_path / "student.pt").read_bytes()
+    loss = read_metrics(file)[1]["loss"]
+    for changed in (loss.replace(loss[-1], str((int(loss[-1]) + 1) % 10)), loss + "0", ""):
+        file.write_text(whole.replace(loss, changed))
+        with pytest.raises(
+            UserError, match=r"metrics\.csv was edited or damaged since the epochs of student"
+        ):
+            logged(tmp_path, 3)
+    file.write_text(whole)
+    log = MetricsLog(file)
+    log.add({"phase": "student", "epoch": 3, "loss": 99.0, "another column": 1.0})  # and killed
+    assert logged(tmp_path, 3)[1:] == [("student", "1"), ("student", "2"), ("student", "3")]
+    assert "99" not in {r["loss"] for r in read_metrics(file)}
+    (tmp_path / "student.pt").write_bytes(checkpoint)
+    file.unlink()
+    assert logged(tmp_path, 3) == [("student", "3")] == logged(tmp_path, 3)
 
 
 def test_a_finished_phase_is_not_trained_again(tmp_path):
