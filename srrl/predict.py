@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from srrl.cli import Command, main_of
 from srrl.errors import UserError
+from srrl.sums import Sums, sums_in
 from srrl.table import Table
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     box = parse_box(args.box)
     files = collect(args.inputs, recursive=args.recursive)
+    sums = [s for s in (sums_in(text) for text in args.inputs if Path(text).is_dir()) if s is not None]
     out = output_folder(args.out)
 
     from srrl.api import open_predictor
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     predict = (lambda image: predictor(image, box=box)) if box is not None else predictor
     tally = Tally()
     with GracefulStop(), Table(out, args.format) as table:
-        work = Work(predict, predictor, table, None if args.no_overlay else out, args.skip_bad, tally)
+        work = Work(predict, predictor, table, None if args.no_overlay else out, args.skip_bad, tally, sums)
         for file in _progress(files):
             work.file(file)
     _tell(tally, table, out, takes_box and args.box in (None, "detector"))
@@ -159,10 +161,11 @@ class Work:
     overlays: Path | None
     skip_bad: bool
     tally: Tally
+    sums: list[Sums] = field(default_factory=list)  # of the folders that were given
     names: set[str] = field(default_factory=set)
 
     def file(self, path: Path) -> None:
-        """A picture or a video. Raises UserError for one that does not decode, unless ``skip_bad``."""
+        """A picture or a video. Raises UserError for one that does not decode or fit its checksum, unless ``skip_bad``."""
         from srrl.media import VIDEO_EXTENSIONS
 
         try:
@@ -178,6 +181,8 @@ class Work:
     def _picture(self, path: Path) -> None:
         from srrl.media import to_rgb, write_jpeg
 
+        for sums in self.sums:
+            sums.read(path)
         image = to_rgb(path)
         found = self._note(path, None, image)
         self.tally.pictures += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -52,6 +53,21 @@ def faces(folder: Path, count: int = 12) -> Path:
     for i in range(count):
         write_face(folder, f"face{i:02d}", i)
     return folder
+
+
+def write_sums(folder: Path) -> Path:
+    """SHA256SUMS of all pictures below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".png", ".bmp"))
+    lines = [f"{sha256(p.read_bytes()).hexdigest()}  ./{p.relative_to(folder).as_posix()}\n" for p in files]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+    return folder
+
+
+def flip_a_pixel(picture: Path) -> None:
+    """Another value in a picture (BMP) that decodes as before: nothing but a checksum tells."""
+    data = bytearray(picture.read_bytes())
+    data[-40] ^= 4
+    picture.write_bytes(data)
 
 
 def start(*arguments: object, cwd: Path | None = None, **kwargs: object) -> subprocess.Popen:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import DAMAGE, IMAGE_EXTENSIONS, SPLITS, learnable, split_named, to_rgb
+from srrl.media import DAMAGE, IMAGE_EXTENSIONS, SPLITS, expanded, learnable, split_named, to_rgb
+from srrl.sums import sums_in
 
 # mean and deviation of the training pixels, as the field uses them; the default is ImageNet's
 STATISTICS = {
@@ -134,7 +135,7 @@ def torchvision_set(format: str, root: str, split: str, download: bool) -> Sampl
     if format == "imagenet":
         files, labels = zip(*found.samples, strict=True)
         names = tuple(c[0] for c in found.classes)
-        return Samples([Path(f) for f in files], np.array(labels), names)
+        return Samples([Path(f) for f in files], np.array(labels), names, _checking(expanded(root)))
     images, labels = found.data, getattr(found, "targets", getattr(found, "labels", None))
     if format in ("stl10", "svhn"):
         images = images.transpose(0, 2, 3, 1)
@@ -168,9 +169,19 @@ def _names(path: Path, expected: str, say: Callable[[str], None]) -> tuple[list[
         raise _unreadable(error, path) from None
     if not found:
         raise UserError(f"{path.absolute()}: no such file or folder; {expected}")
-    names, read = _archive(path, say) if path.is_file() else (_files(path), lambda name: path / name)
+    if path.is_file():
+        names, read = _archive(path, say)
+    else:
+        checked = _checking(path)
+        names, read = _files(path), lambda name: checked(path / name)
     hidden = lambda name: any(p.startswith(".") or p == "__MACOSX" for p in name.split("/"))  # noqa: E731
     return [n for n in names if not hidden(n)], read
+
+
+def _checking(folder: Path) -> Callable[[Path], Any]:
+    """What reads a picture below the folder: its bytes, compared with the folder's SHA256SUMS, or the path where it has none."""
+    sums = sums_in(folder)
+    return (lambda file: file) if sums is None else sums.read
 
 
 def _parts(path: Path, names: list[str]) -> list[list[str]]:
@@ -253,11 +264,11 @@ def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
     """Width and height from a picture's header; None where it has none that can be read."""
     from PIL import Image
 
-    found = samples.read(entry)
     try:
+        found = samples.read(entry)
         with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
             return opened.size
-    except (*DAMAGE, Image.DecompressionBombError):
+    except (UserError, *DAMAGE, Image.DecompressionBombError):
         return None
 
 
@@ -296,7 +307,7 @@ def _archive(path: Path, say: Callable[[str], None]) -> tuple[list[str], Callabl
 
 
 def picture(samples: Samples, entry: Any) -> np.ndarray:
-    """One sample's pixels (H, W, 3) uint8 RGB. Raises UserError naming it where it does not decode."""
+    """One sample's pixels (H, W, 3) uint8 RGB. Raises UserError naming it where it does not decode or fit its checksum."""
     from PIL import Image
 
     found = samples.read(entry)

@@ -16,7 +16,7 @@ from srrl.errors import UserError
 
 from .augment import Augment
 from .crop import LANDMARK_SCALE, Crop
-from .records import FaceRecord, check_points, decode_image, read_bytes
+from .records import FaceRecord, check_points, decode_image
 from .schemes import Scheme
 
 BOXES = ("landmark", "given")
@@ -124,7 +124,7 @@ class FaceDataset(Dataset):
             return record.load()
         data = self._encoded.get(record.image)
         if data is None:
-            data = read_bytes(record.image)
+            data = record.encoded()
             if len(data) <= FILE_LIMIT and self._encoded_bytes + len(data) <= CACHE_LIMIT:
                 self._encoded[record.image] = data
                 self._encoded_bytes += len(data)

@@ -15,6 +15,7 @@ import numpy as np
 
 from srrl.errors import UserError
 from srrl.media import DAMAGE
+from srrl.sums import Sums
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -53,6 +54,7 @@ class FaceRecord:
     subsets: names of the evaluation subsets this face belongs to.
     undetected: the face detector missed this face (set for the evaluation protocol "detector"): it counts as a
     failure.
+    sums: the SHA256SUMS of the data set, which the image is compared with when it is read, or None.
     """
 
     name: str
@@ -65,6 +67,7 @@ class FaceRecord:
     attributes: Mapping[str, int] = field(default_factory=lambda: _NO_ATTRIBUTES)
     subsets: tuple[str, ...] = ()
     undetected: bool = False
+    sums: Sums | None = None
 
     @property
     def labelled(self) -> np.ndarray:
@@ -75,7 +78,7 @@ class FaceRecord:
         """The bytes of the image file, None for a record with a pixel loader. Raises UserError naming it."""
         if self.image is None:
             return None
-        return read_bytes(self.image)
+        return read_bytes(self.image, self.sums)
 
     def load(self) -> np.ndarray:
         """Decode the picture and check the points against it: (H, W, 3) uint8 RGB, stored orientation.
@@ -84,7 +87,7 @@ class FaceRecord:
         frame.
         """
         if self.image is not None:
-            pixels = decode_image(read_bytes(self.image), self.image)
+            pixels = decode_image(self.encoded(), self.image)
         elif self.pixels is not None:
             pixels = self.pixels()
         else:
@@ -116,15 +119,18 @@ class Records(list):
         self.skipped, self.notes = list(skipped), list(notes)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of an image file; raises UserError naming it when it cannot be read."""
+def read_bytes(path: Path, sums: Sums | None = None) -> bytes:
+    """The content of an image file; raises UserError naming it when it cannot be read, or is not what `sums` says."""
     try:
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(
             f"{path}: the image cannot be read ({error.strerror or error}); restore the file or remove "
             "its annotation"
         ) from None
+    if sums is not None:
+        sums.check(path, data)
+    return data
 
 
 def decode_image(data: bytes, source: object) -> np.ndarray:
@@ -219,7 +225,7 @@ def image_size(record: FaceRecord) -> tuple[int, int]:
             return image.height, image.width
     except (*DAMAGE, Image.DecompressionBombError):
         # A format that only OpenCV knows, or a bad file: decoding decides, and names it.
-        return decode_image(read_bytes(record.image), record.image).shape[:2]
+        return decode_image(record.encoded(), record.image).shape[:2]
 
 
 def check_points(record: FaceRecord, image_shape: tuple[int, ...]) -> None:
@@ -284,7 +290,7 @@ def _problems(records: Records, members: list[int]) -> dict[int, str]:
         if first.image is None:
             first.load()
             return {}
-        shape = decode_image(read_bytes(first.image), first.image).shape
+        shape = decode_image(first.encoded(), first.image).shape
     except UserError as error:
         return dict.fromkeys(members, str(error))
     found = {}

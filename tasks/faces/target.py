@@ -14,6 +14,7 @@ import numpy as np
 
 from srrl.errors import UserError
 from srrl.media import expanded, learnable
+from srrl.sums import sums_in
 from srrl.task import Data
 
 from .data import build_dataset, data_name, measurable
@@ -75,14 +76,14 @@ def found_faces(path: Path, scheme: Scheme, cfg: FacesSettings, say: Callable[[s
     files = [file for file, keep in zip(files, kept, strict=True) if keep]
     if not files:
         raise UserError(f"{path.absolute()} holds no pictures: expected some, which need no labels")
-    skip = cfg.data.on_error == "skip"
+    skip, sums = cfg.data.on_error == "skip", sums_in(path)
 
     def look(chunk: list[Path]) -> list[tuple[float, float, float, float] | None]:
         detector = FaceDetector()  # one for each thread: an instance lets one through at a time
         found = []
         for file in chunk:
             try:
-                rects = detector.detect(decode_image(read_bytes(file), file))
+                rects = detector.detect(decode_image(read_bytes(file, sums), file))
             except UserError:
                 if not skip:
                     raise
@@ -95,7 +96,7 @@ def found_faces(path: Path, scheme: Scheme, cfg: FacesSettings, say: Callable[[s
         rects = [rect for found in pool.map(look, chunks, chunksize=1) for rect in found]
     points = np.full((scheme.n_points, 2), np.nan)
     records = [
-        FaceRecord(name=str(file.relative_to(path)), points=points, image=file, crop_rect=rect)
+        FaceRecord(name=str(file.relative_to(path)), points=points, image=file, crop_rect=rect, sums=sums)
         for file, rect in zip(files, rects, strict=True)
         if rect is not None
     ]

@@ -16,12 +16,22 @@ import pytest
 import torch
 from coloured import pack
 from sklearn.metrics import top_k_accuracy_score
+from small_run import flip_a_pixel, write_sums
 from srrl_tasks.classification.augment import _mix, crop_and_flip, keyed_uniform
 from srrl_tasks.classification.data import prepare
 from srrl_tasks.classification.dataset import FileImages, MemoryImages, central
 from srrl_tasks.classification.metrics import accuracy
 from srrl_tasks.classification.settings import AugmentSettings, ClassificationSettings
-from srrl_tasks.classification.sources import cut, digits, few, folder
+from srrl_tasks.classification.sources import (
+    cut,
+    digits,
+    few,
+    folder,
+    picture,
+    pictures_in,
+    size_of,
+    torchvision_set,
+)
 from srrl_tasks.classification.task import ClassificationTask
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -532,3 +542,49 @@ def test_folder_ignores_what_is_no_picture_of_a_class(tmp_path):
     write(tmp_path / ".hidden/ant/x.png", 3)
     found = folder(tmp_path)
     assert {s: len(v) for s, v in found.items()} == {"train": 12, "val": 12}
+
+
+@pytest.mark.parametrize("image_size", [12, 128])
+def test_a_picture_that_differs_from_its_checksum_is_named_or_skipped(image_size, tmp_path):
+    """In memory before anything is trained, as a file in the loader's process; by the bytes that are decoded."""
+    for number in range(12):
+        write(tmp_path / "set/train" / "ab"[number % 2] / f"{number}.bmp", number, 40)
+    write_sums(tmp_path / "set")
+    place = {"image_size": image_size, "data": {"train": str(tmp_path / "set"), "val_fraction": 0.3}}
+    before = prepared(**place)[0]
+    flip_a_pixel(tmp_path / "set/train/b/3.bmp")
+
+    def all_of(data):
+        for part in (data.train, data.val):
+            for _ in train_loader(part, 2, seed=0, workers=1)[0]:
+                pass
+
+    with pytest.raises(UserError, match=r"3\.bmp differs from its line in .*SHA256SUMS: restore it") as error:
+        all_of(prepared(**place)[0])
+    assert "\n" not in str(error.value)
+    place["data"] |= {"on_error": "skip"}
+    data, said = prepared(**place)
+    all_of(data)
+    assert len(data.train) + len(data.val) == 11 and any("3.bmp differs" in text for text in said)
+    (tmp_path / "set/SHA256SUMS").unlink()
+    again = prepared(**place)[0]
+    assert len(again.train) + len(again.val) == 12
+    assert torch.equal(
+        before.train[0]["image"], again.train[0]["image"]
+    )  # decoded from bytes as from the file
+
+
+def test_pictures_without_labels_and_imagenets_are_compared_as_well(tmp_path, monkeypatch):
+    for number in range(3):
+        write(tmp_path / "set" / f"{number}.bmp", number, 40)
+    write_sums(tmp_path / "set")
+    flip_a_pixel(tmp_path / "set/1.bmp")
+    files = [str(tmp_path / "set" / f"{n}.bmp") for n in range(3)]
+    found = SimpleNamespace(samples=[(f, 0) for f in files], classes=[("a",)])
+    monkeypatch.setattr("torchvision.datasets.ImageNet", lambda root, split: found)
+    published = torchvision_set("imagenet", str(tmp_path / "set"), "train", False)
+    for samples in (pictures_in(tmp_path / "set"), published):
+        assert picture(samples, samples.entries[0]).shape == (40, 40, 3)
+        assert size_of(samples, samples.entries[1]) is None
+        with pytest.raises(UserError, match=r"1\.bmp differs from its line"):
+            picture(samples, samples.entries[1])

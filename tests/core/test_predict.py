@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from small_run import flip_a_pixel, write_sums
 
 import srrl.api
 from srrl.cli import main_of
@@ -200,3 +201,17 @@ def test_boxes(opened, tmp_path, capsys):
 def test_help_needs_no_heavy_import():
     code = "import sys, srrl.predict as p; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'PIL')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_pictures_of_a_folder_with_checksums_are_compared(opened, tmp_path, capsys):
+    for name in ("a.bmp", "deep/b.bmp"):
+        picture(tmp_path / "in" / name, 7, 5)
+    write_sums(tmp_path / "in")
+    assert call("in", "--recursive", "--out", "whole") == 0
+    flip_a_pixel(tmp_path / "in/deep/b.bmp")
+    assert call("in", "--recursive", "--out", "out") == 2
+    assert "b.bmp differs from its line in" in capsys.readouterr().err
+    assert call("in", "--recursive", "--out", "skipped", "--skip-bad") == 0
+    assert [r["file"] for r in table(tmp_path / "skipped")] == ["in/a.bmp"]
+    assert "skipped 1 bad file" in capsys.readouterr().err
+    assert call("in/deep/b.bmp", "--out", "given") == 0  # as a file of its own

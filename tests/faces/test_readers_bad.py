@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import struct
 import zlib
@@ -11,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 from face_files import FILES, path_of, some_points, write_image, write_pts
+from small_run import flip_a_pixel, write_sums
+from srrl_tasks.faces.dataset import FaceDataset
 from srrl_tasks.faces.readers import detect, has_split, read
 from srrl_tasks.faces.readers import detection as detection_module
 from srrl_tasks.faces.records import (
@@ -22,6 +25,9 @@ from srrl_tasks.faces.records import (
     image_size,
     verify_images,
 )
+from srrl_tasks.faces.schemes import scheme_for
+from srrl_tasks.faces.settings import FacesSettings
+from srrl_tasks.faces.target import found_faces
 
 from srrl.errors import UserError
 
@@ -621,3 +627,45 @@ def test_points_may_leave_the_frame_by_one_image_size(folder, point, good):
     assert message_of(check_points, record, (80, 100)) == text
     good = read(folder)[0]
     assert len(verify_images(Records([good, record]), on_error="skip").skipped) == 1
+
+
+@pytest.fixture
+def summed(tmp_path):
+    """Three faces on BMP pictures, with SHA256SUMS; the second picture has another bit since."""
+    for number in range(3):
+        write_image(tmp_path / "set" / f"{number}.bmp")
+        write_pts(tmp_path / "set" / f"{number}.pts", GOOD)
+    write_sums(tmp_path / "set")
+    flip_a_pixel(tmp_path / "set" / "1.bmp")
+    return tmp_path / "set"
+
+
+def test_a_picture_that_differs_from_its_checksum_is_named_or_skipped(summed):
+    records = read(summed)
+    said = "1.bmp differs from its line in .*SHA256SUMS: restore it"
+    with pytest.raises(UserError, match=said):
+        verify_images(records)
+    kept = verify_images(records, on_error="skip")
+    assert [r.name for r in kept] == [records[0].name, records[2].name] and "1.bmp differs" in kept.skipped[0]
+    dataset = FaceDataset(records, scheme_for(68), 32)
+    assert dataset[0]["image"].shape == (3, 32, 32)
+    for look in (records[1].load, lambda: dataset[1], lambda: pickle.loads(pickle.dumps(dataset))[2, 1]):
+        with pytest.raises(UserError, match=said):
+            look()
+    (summed / "SHA256SUMS").unlink()
+    assert len(verify_images(read(summed))) == 3
+
+
+def test_a_picture_without_a_line_is_named_and_a_list_file_has_its_folders_checksums(summed):
+    rows = [f"{n}.bmp," + ",".join(f"{x},{y}" for x, y in GOOD) for n in range(3)]
+    (summed / "all.csv").write_text("\n".join(rows))
+    assert "1.bmp differs" in message_of(verify_images, read(summed / "all.csv"))
+    text = (summed / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (summed / "SHA256SUMS").write_text(text[0])
+    assert "1.bmp has no line in" in message_of(verify_images, read(summed / "all.csv"))
+    assert len(verify_images(read(summed / "all.csv"), on_error="skip")) == 1
+
+
+def test_faces_that_a_detector_is_to_find_are_compared_as_well(summed):
+    cfg = FacesSettings()
+    assert "1.bmp differs" in message_of(found_faces, summed, scheme_for(68), cfg, lambda text: None)

@@ -12,12 +12,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from srrl.errors import UserError
 from srrl.media import expanded
+from srrl.sums import sums_in
 
 from ..records import Records
 from ..schemes import SCHEMES
@@ -89,7 +90,8 @@ def read(
     Formats without splits of their own (ibug, coco, csv) take a folder or file named after the split; a
     single file, or a folder that knows no splits, is read whole.
     on_error: "raise" stops at the first bad face; "skip" leaves bad faces out and lists each in `.skipped`.
-    Pictures are not decoded here: see `records.verify_images`.
+    Pictures are not decoded here: see `records.verify_images`. Where the folder (or the file's folder) has a
+    SHA256SUMS, the records hold it, and pictures are compared with it whenever they are read.
     Raises UserError, one line that names the file (and line), what was expected and what to do.
     """
     if on_error not in ("raise", "skip"):
@@ -105,6 +107,9 @@ def read(
     module = importlib.import_module(f".{FORMATS[format].module}", __name__)
     with _rights(path):
         records = module.read(path, split, issues)
+        sums = sums_in(path if path.is_dir() else path.parent)
+    if sums is not None:
+        records = [replace(record, sums=sums) for record in records]
     return _finish(Records(records, format, split), path, issues)
 
 
