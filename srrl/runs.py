@@ -10,7 +10,10 @@ import os
 import platform
 import re
 import secrets
+import shutil
+import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +36,25 @@ def atomic(path: Path, durable: bool = True):
     """Gives a temporary path beside ``path``, renamed over it on success and removed on failure.
 
     The file is flushed to the disk before the rename, so that a crash leaves the old file or the new one, never half;
-    ``durable=False`` leaves the flush out, for what can be made again and carries a checksum.
+    ``durable=False`` leaves the flush out, for what can be made again and carries a checksum. A link stays, and what it
+    leads to is replaced. What is no regular file (a device, a pipe) cannot be replaced: it is written to as it is.
     Raises RunError (exit 1) where the disk is full or not writable; what stood at ``path`` is untouched then.
     """
+    try:
+        if _is_stream(path):
+            with _into_stream(path) as temporary:
+                yield temporary
+        else:
+            with _renamed_over(Path(os.path.realpath(path)), durable) as temporary:
+                yield temporary
+    except OSError as error:
+        raise RunError(
+            f"could not save {path}: {error.strerror or error}; what was saved before is intact"
+        ) from error
+
+
+@contextlib.contextmanager
+def _renamed_over(path: Path, durable: bool):
     # process ids alone are not enough: two containers that share a folder both have a process 1
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -47,13 +66,39 @@ def atomic(path: Path, durable: bool = True):
         os.replace(temporary, path)
         if durable:
             _flush_names(path.parent)
-    except OSError as error:
-        raise RunError(
-            f"could not save {path}: {error.strerror or error}; what was saved before is intact"
-        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _into_stream(path: Path):
+    """A temporary path elsewhere, as there may be no room beside a device; its content goes into ``path`` at the end."""
+    with tempfile.TemporaryDirectory(prefix="srrl-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        # our own standard output may be a file: opened again, it would be written from its beginning
+        sys.stdout.flush()
+        target = os.dup(1) if _is_stdout(path) else os.open(path, os.O_WRONLY)
+        with open(temporary, "rb") as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether something stands there that is written to and not replaced; OSError where the links to it go in a circle."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or _is_stdout(path)
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether it is what our standard output goes to, such as /dev/stdout."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _flush_names(folder: Path) -> None:
@@ -70,15 +115,17 @@ def check_writable(option: str, path: str | None) -> None:
     """UserError, naming the option, where no file can be written at ``path``: before hours are spent on what goes there."""
     if path is None:
         return
-    target = Path(path).absolute()
-    parent = next(p for p in target.parents if p.exists())
-    # a file that is there is replaced by one that is written beside it: the folder counts as well
-    if (
-        target.is_dir()
-        or not parent.is_dir()
-        or not os.access(parent, os.W_OK)
-        or (target.exists() and not os.access(target, os.W_OK))
-    ):
+    target = Path(os.path.realpath(path))  # what a link leads to
+    try:
+        if _is_stream(Path(path)):
+            good = not Path(path).is_socket() and os.access(path, os.W_OK)
+        else:
+            folder = next(p for p in target.parents if p.exists())  # what is missing below it will be made
+            good = not target.is_dir() and folder.is_dir() and os.access(folder, os.W_OK)
+            good = good and (not target.exists() or os.access(target, os.W_OK))
+    except OSError:  # links in a circle, a name that is too long
+        good = False
+    if not good:
         raise UserError(f"{option} {path}: no file can be written there")
 
 

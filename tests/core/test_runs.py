@@ -4,12 +4,27 @@ import csv
 import json
 import math
 import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
 
 import pytest
+from small_run import ROOT
 
 from srrl.config import read_yaml
-from srrl.errors import UserError
-from srrl.runs import MetricsLog, RunFolder, atomic, environment, read_json, write_json
+from srrl.errors import RunError, UserError
+from srrl.runs import (
+    MetricsLog,
+    RunFolder,
+    atomic,
+    check_writable,
+    environment,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -180,6 +195,58 @@ def test_two_processes_of_one_number_do_not_share_a_temporary_file(tmp_path):
             two.write_text("two")
         assert one.read_text() == "one"
     assert (tmp_path / "x").read_text() == "one"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe, said = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    check_writable("--json", str(pipe))
+    reader = threading.Thread(target=lambda: said.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_json(pipe, [1])
+    still = stat.S_ISFIFO(pipe.stat().st_mode)
+    if not still:
+        return pytest.fail("the pipe was replaced by a file")
+    reader.join(10)
+    assert said == ["[\n  1\n]\n"] and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_link_is_followed_and_stays_one(tmp_path):
+    """Also one to a file that is not there yet, in another folder."""
+    (tmp_path / "other").mkdir()
+    link, target = tmp_path / "link", tmp_path / "other" / "file"
+    link.symlink_to(target)
+    for content in ("first", "second"):
+        check_writable("--json", str(link))
+        write_text(link, content)
+        assert link.is_symlink() and target.read_text() == content and not target.is_symlink()
+    assert os.listdir(tmp_path / "other") == ["file"]
+
+
+def test_links_in_a_circle_a_socket_and_a_folder_are_refused(tmp_path):
+    circle, bound, dangling = tmp_path / "circle", tmp_path / "socket", tmp_path / "dangling"
+    circle.symlink_to(circle)
+    (tmp_path / "file").touch()
+    dangling.symlink_to(tmp_path / "file" / "below")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(bound))
+        for path in (circle, bound, tmp_path, dangling, tmp_path / ("x" * 300)):
+            with pytest.raises(UserError, match="--json .*: no file can be written there"):
+                check_writable("--json", str(path))
+            with pytest.raises(RunError, match="could not save"):
+                write_text(path, "x")
+    assert circle.is_symlink() and stat.S_ISSOCK(bound.lstat().st_mode)
+
+
+def test_standard_output_that_is_a_file_is_not_replaced(tmp_path):
+    """As with --json /dev/stdout > FILE: what is printed before and after it stays, too. A link of our own, not the system's."""
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    code = "import srrl.runs as r; print('a'); r.write_text(r.Path('stdout'), 'b\\n'); print('c')"
+    with open(tmp_path / "file", "w") as out:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, stdout=out, env=environment, check=True, timeout=60, cwd=tmp_path)
+    assert (tmp_path / "file").read_text() == "a\nb\nc\n" and (tmp_path / "stdout").is_symlink()
 
 
 @pytest.mark.parametrize(
