@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
         auth = (user, password)
     if not 0 < args.port < 65536:
         raise UserError(f"--port {args.port}: expected 1 to 65535")
+    _check_address(args.host, args.port)
+    runs = Path(args.runs)
+    if not next(p for p in (runs, *runs.absolute().parents) if p.exists()).is_dir():
+        raise UserError(f"--runs {args.runs} is not a folder: expected one with runs in it, or a new one")
     try:
         import gradio  # noqa: F401 - asked for here, where its absence can be told plainly
     except ImportError:
@@ -64,6 +70,31 @@ def run(args: argparse.Namespace) -> int:
     ) as folder:  # what people upload and are shown: gone with the app
         serve(shelf, host=args.host, port=args.port, auth=auth, folder=Path(folder))
     return 0
+
+
+def _check_address(host: str, port: int) -> None:
+    """UserError where this machine cannot listen there: at once and in our words, before the page is built.
+
+    No name at all is refused, as the system takes it for every address that the machine has.
+    """
+    if not host.strip():
+        raise UserError("--host is empty: expected an address of this machine, or 0.0.0.0 for all of them")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # the second for a name that no network could have
+        raise UserError(
+            f"--host {host[:200]}: there is no such address ({getattr(error, 'strerror', None) or error}); expected one of this machine"
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        what = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        raise UserError(
+            f"{host}:{port} cannot be listened on ({error.strerror}): choose another --{what}"
+        ) from None
 
 
 COMMAND = Command(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from srrl.cli import Command, main_of, positive
+from srrl.cli import Command, at_most, main_of
 from srrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="measure the settings in a YAML file")
     parser.add_argument(
         "--rounds",
-        type=positive,
+        type=at_most(100_000),
         default=15,
         help="interleaved repetitions of the training step and of the epoch (default 15)",
     )
     parser.add_argument(
-        "--batches", type=positive, default=10, help="of a training epoch, in each repetition (default 10)"
+        "--batches",
+        type=at_most(1_000_000),
+        default=10,
+        help="of a training epoch, in each repetition (default 10)",
     )
-    parser.add_argument("--batch-size", type=positive, help="of the training (default: the run's)")
+    parser.add_argument("--batch-size", type=at_most(1_000_000), help="of the training (default: the run's)")
     parser.add_argument("--skip-epoch", action="store_true", help="leave out the epoch, which reads the data")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.set_defaults(quick=False)  # what srrl.train's settings also look at

@@ -9,9 +9,13 @@ import argparse
 import errno
 import os
 import sys
+import tempfile
+import traceback
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import NoReturn
 
 from srrl.allocator import keep_freed_memory
 from srrl.errors import RunError, UserError, out_of_memory
@@ -28,6 +32,7 @@ COMMANDS = {
 }
 
 
+FAULT = "this is a fault of the program"
 # names of what is not there, or where nothing may be read or written
 _NAMED_WRONGLY = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -48,11 +53,18 @@ class Command:
     keeps_memory: bool = True  # what it frees; a server's stays small instead
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose answer to an argument is one line, whatever characters the argument has."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(on_one_line(message))
+
+
 def main_of(command: Command, argv: list[str] | None = None) -> None:
     """Parses, runs and exits; the body of every ``python -m srrl.<command>``."""
     module = command.module or f"python -m srrl.{command.name}"
     prog = module if argv is None else f"srrl {command.name}"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=command.help,
         epilog=command.epilog,
@@ -74,10 +86,10 @@ def guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except Interrupted as stop:
         return 128 + stop.signum
@@ -88,24 +100,55 @@ def guarded(action: Callable[[], int]) -> int:
         return 1
     except OSError as error:  # of the system: a full disk, a name that is too long, a folder that went away
         name = str(error.filename)[:200] if error.filename else ""
-        print(f"error: {error.strerror or error}{': ' * bool(name)}{name}", file=sys.stderr)
+        complain(f"{error.strerror or error}{': ' * bool(name)}{name}")
         return 2 if error.errno in _NAMED_WRONGLY else 1
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print(
-            "error: out of memory: give it fewer or smaller pictures at a time, or close other programs",
-            file=sys.stderr,
-        )
+    except Exception as error:
+        if out_of_memory(error):
+            complain("out of memory: give it fewer or smaller pictures at a time, or close other programs")
+        else:
+            complain(_fault(error))
         return 1
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse (exit status 2 otherwise)."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+def complain(message: str) -> None:
+    """The one line that says what is wrong, on standard error."""
+    print(f"error: {on_one_line(message)}", file=sys.stderr)
+
+
+def on_one_line(text: str) -> str:
+    """The text with its line ends and control characters written out, as names of files may hold what steers a terminal."""
+    steering = ("Cc", "Zl", "Zp", "Cs")  # the last are bytes that are no UTF-8
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in steering else c for c in text
+    )
+
+
+def _fault(error: Exception) -> str:
+    """What to say of an error that nobody foresaw: it is the program's, and where the whole of it can be read."""
+    said = " ".join(str(error).split())
+    said = f"{type(error).__name__}{': ' * bool(said)}{said[:300]}"
+    try:
+        handle, name = tempfile.mkstemp(prefix="srrl-fault-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+        where = f"please report it with {name}, which says where"
+    except OSError as problem:
+        where = f"where could not be written down ({problem.strerror or problem})"
+    return f"{FAULT} ({said}): {where}"
+
+
+def at_most(most: int) -> Callable[[str], int]:
+    """A reader of whole numbers from 1 to ``most``, for argparse (exit status 2 otherwise)."""
+
+    def positive(text: str) -> int:
+        value = int(text)
+        if value < 1:
+            raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text[:40]} is more than {most}")
+        return value
+
+    return positive
 
 
 def main() -> None:
@@ -113,7 +156,7 @@ def main() -> None:
     from srrl import __version__
 
     listing = "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="srrl",
         description="Distil large vision models into small ones.",
         epilog=f"commands:\n{listing}",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srrl.cli import Command, main_of, positive
+from srrl.cli import Command, at_most, main_of
 from srrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="where cells and tables go; may exist, to go on"
     )
-    parser.add_argument("--jobs", type=positive, default=1, help="cells at a time (default 1)")
+    parser.add_argument("--jobs", type=at_most(256), default=1, help="cells at a time (default 1)")
     parser.set_defaults(quick=False)
 
 
@@ -121,6 +121,10 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is not a folder")
+    if _is_run(out):
+        raise UserError(
+            f"--out {out} is the folder of a run: name another one, so that nothing of the run is lost"
+        )
     check_writable("--out", str(out / "config.yaml"))
     check_cells(task, out, cfg, cells)
     if cfg.teacher.checkpoint is not None and needs_teacher(cells):
@@ -153,6 +157,14 @@ def run(args: argparse.Namespace) -> int:
     write_comparison(table | ({"tuned": tuned} if args.tuned else {}), out, task)
     print((out / "table.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _is_run(out: Path) -> bool:
+    """Whether a training made this folder: a comparison has settings there as well, but nothing else of a run."""
+    from srrl.lock import NAME
+
+    made = ("metrics.csv", "results.json", "environment.json", "weights", "checkpoints", NAME)
+    return (out / "config.yaml").is_file() and any((out / name).exists() for name in made)
 
 
 def parse_seeds(text: str, option: str, separator: str) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from srrl.distillers.base import MethodSettings
+from srrl.distillers.base import LARGEST, LONGEST, MethodSettings
 from srrl.errors import UserError
 
 
@@ -25,18 +25,18 @@ class OptimSettings(Section):
     """Optimiser and learning-rate schedule."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    lr: float = Field(1e-3, gt=0, le=LARGEST)
+    weight_decay: float = Field(1e-4, ge=0, le=LARGEST)
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     nesterov: bool = Field(False, description="sgd only")
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup: float = Field(1.0, ge=0, description="epochs of linear warm-up")
-    milestones: list[float] = Field(
+    warmup: float = Field(1.0, ge=0, le=LONGEST, description="epochs of linear warm-up")
+    milestones: list[Annotated[float, Field(ge=0, le=LONGEST)]] = Field(
         [], description="step only: epochs after which the rate is multiplied by gamma"
     )
-    gamma: float = Field(0.1, gt=0, description="step only")
-    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = no clipping")
-    accumulate: int = Field(1, ge=1, description="batches a step")
+    gamma: float = Field(0.1, gt=0, le=1000, description="step only")
+    clip: float = Field(0.0, ge=0, le=LARGEST, description="largest gradient norm; 0 = no clipping")
+    accumulate: int = Field(1, ge=1, le=LONGEST, description="batches a step")
     ema: float = Field(
         0.0,
         ge=0,
@@ -59,7 +59,7 @@ class DataSettings(Section):
         description="of what is set aside of train: not the run's, so that seeds share a teacher",
     )
     on_error: Literal["raise", "skip"] = "raise"
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
 
 
 class ModelSettings(Section):
@@ -77,15 +77,15 @@ class TeacherSettings(ModelSettings):
         description="weights (.safetensors or .pt), a run folder or shipped:NAME; no training then. teacher=… is short for it",
     )
     epochs: int | None = Field(
-        None, ge=0, description="None: as many as the student; 0: a pretrained one as it comes"
+        None, ge=0, le=LONGEST, description="None: as many as the student; 0: a pretrained one as it comes"
     )
-    lr: float | None = Field(None, gt=0, description="None: optim.lr, as the student")
+    lr: float | None = Field(None, gt=0, le=LARGEST, description="None: optim.lr, as the student")
     memory: str | None = Field(
         None,
         description="a folder where its last maps are kept for other runs that see the same batches, such as the cells of "
         "a comparison with one seed: on a CPU its pass is then paid once",
     )
-    memory_gb: float = Field(16.0, gt=0, description="how large that folder may become")
+    memory_gb: float = Field(16.0, gt=0, le=LONGEST, description="how large that folder may become")
 
 
 class StudentSettings(ModelSettings):
@@ -101,8 +101,8 @@ class RunSettings(MethodSettings):
     task: str
     method: str = "srrl"
     seed: int = Field(0, ge=0, lt=2**32)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(10, ge=1, le=LONGEST)
+    batch_size: int = Field(32, ge=1, le=LONGEST)
     baseline: bool = Field(True, description="also train the student without a teacher at the same budget")
     score: Literal["test", "val"] = Field(
         "test", description="split of the final figures; val, for tuning: the test split is not even read"
@@ -111,6 +111,7 @@ class RunSettings(MethodSettings):
     threads: int | None = Field(
         None,
         ge=1,
+        le=256,
         description="CPU threads of the networks; None: torch's choice. One is faster for very small ones",
     )
     compile: bool = Field(False, description="torch.compile the training step; on a GPU as CUDA graphs")
@@ -137,6 +138,20 @@ class _PlainText(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers: dict = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """As PyYAML's, which takes the last of several values of one key without a word."""
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    where = f"in line {lines[key.value]} and in line {line}"
+                    raise yaml.YAMLError(f"the key {key.value[:80]!r} stands there twice, {where}")
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 _PlainText.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
@@ -199,7 +214,8 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         try:
             value = _parse(raw) if raw else None
         except _UNREADABLE as error:
-            raise UserError(f"{text!r}: the value is not readable as YAML") from error
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{text!r}: the value is not readable as YAML: {reason}") from error
         node, parts = result, key.strip().split(".")
         if parts == ["teacher"] and isinstance(value, str):
             parts, value = ["teacher", "checkpoint"], _checkpoint(value)

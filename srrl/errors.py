@@ -18,14 +18,26 @@ class RunError(Exception):
         super().__init__(_own_line(message))
 
 
+# how torch and NumPy say that more was asked for than any memory holds, which they do with errors of several types
+_TOO_LARGE = (
+    "out of memory",
+    "can't allocate memory",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+    "array is too big",
+    "Maximum allowed dimension exceeded",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: on a GPU, in torch's allocator, or in a process that a data loader started."""
+    """Whether memory ran out: on a GPU, in torch's or OpenCV's allocator, or in a process that a data loader started."""
     text = str(error)
+    if type(error).__module__.partition(".")[0] == "cv2":  # whose only error is of no type that others know
+        return "Insufficient memory" in text
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
+        isinstance(error, (RuntimeError, ValueError))
         and (
-            "out of memory" in text
-            or "can't allocate memory" in text
+            any(words in text for words in _TOO_LARGE)
             or ("DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text))
         )
     )

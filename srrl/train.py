@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from srrl.cli import Command, main_of
 from srrl.errors import UserError
+from srrl.task import BUILT_IN
 
 if TYPE_CHECKING:
     from srrl.config import RunSettings
@@ -33,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="key.sub=value", help="settings on top of the config file"
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument("--task", metavar="NAME", help="faces, or a task that an installed plugin brings")
+    what.add_argument(
+        "--task", metavar="NAME", help=f"{', '.join(BUILT_IN)}, or a task that an installed plugin brings"
+    )
     what.add_argument("-c", "--config", metavar="FILE", help="YAML file with settings")
     what.add_argument(
         "--quick",

@@ -123,10 +123,11 @@ class Trainer:
                     self.train_epoch(model, loader)
                     if self.step >= self.batches.total:
                         self.finish_epoch()
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if out_of_memory(error):
                 raise RunError(self.advice(error)) from error
-            if self.accelerator.num_processes > 1 and processes.is_lost(error):
+            lost = isinstance(error, RuntimeError) and processes.is_lost(error)
+            if self.accelerator.num_processes > 1 and lost:
                 raise RunError(
                     f"{self.phase.name}: another process of this training has gone; what was saved is intact, go on with --resume"
                 ) from error

@@ -18,55 +18,80 @@ Batch = dict[str, Tensor]
 HEATMAPS = "kd, srrl, at, fitnet, ofd, rkd, reviewkd and simkd fit heatmaps"  # for who chose another for them
 
 
+LARGEST = (
+    1e9  # of a weight, a rate or a temperature; far beyond what is of use, and far below where float32 ends
+)
+LONGEST = 1_000_000  # of numbers of epochs, batches and the like
+WIDEST = 65_536  # of the channels of one layer
+
+
 class MethodSettings(BaseModel):
     """Weights and forms of the losses. The defaults are the paper's: α = β = 1, L2 on the teacher's head's output."""
 
     model_config = ConfigDict(extra="forbid")
-    alpha: float = Field(1.0, ge=0, description="weight of L_FM (feature matching)")
-    beta: float = Field(1.0, ge=0, description="weight of L_SR (softmax regression)")
+    alpha: float = Field(1.0, ge=0, le=LARGEST, description="weight of L_FM (feature matching)")
+    beta: float = Field(1.0, ge=0, le=LARGEST, description="weight of L_SR (softmax regression)")
     sr_form: Literal["l2", "ce", "kl", "pearson", "labels"] = Field(
         "l2",
         description="L_SR: l2 on outputs, ce or kl against the teacher's softmax, pearson = correlation of outputs, "
         "labels = against the ground truth",
     )
-    kd_weight: float = Field(1.0, ge=0, description="weight of the term of method kd")
-    kd_temperature: float = Field(4.0, gt=0, description="temperature of kd on logits")
-    added_kd: float = Field(0.0, ge=0, description="srrl only: weight of an added kd term (0 = the paper)")
-    fitnet_weight: float = Field(100.0, ge=0, description="fitnet: weight of the hint (RepDistiller's)")
-    fitnet_stage: int | None = Field(
-        None, description="fitnet: stage of the hint, from 0; None: the middle one"
+    kd_weight: float = Field(1.0, ge=0, le=LARGEST, description="weight of the term of method kd")
+    kd_temperature: float = Field(4.0, gt=0, le=LARGEST, description="temperature of kd on logits")
+    added_kd: float = Field(
+        0.0, ge=0, le=LARGEST, description="srrl only: weight of an added kd term (0 = the paper)"
     )
-    at_weight: float = Field(1000.0, ge=0, description="at: weight of the attention maps (the authors')")
-    rkd_distance: float = Field(25.0, ge=0, description="rkd: weight of the distances")
-    rkd_angle: float = Field(50.0, ge=0, description="rkd: weight of the angles")
-    crd_weight: float = Field(0.8, ge=0, description="crd: weight of the contrastive loss")
-    crd_negatives: int = Field(16384, ge=1, description="crd: negatives a sample")
-    crd_temperature: float = Field(0.07, gt=0)
+    fitnet_weight: float = Field(
+        100.0, ge=0, le=LARGEST, description="fitnet: weight of the hint (RepDistiller's)"
+    )
+    fitnet_stage: int | None = Field(
+        None, le=LONGEST, description="fitnet: stage of the hint, from 0; None: the middle one"
+    )
+    at_weight: float = Field(
+        1000.0, ge=0, le=LARGEST, description="at: weight of the attention maps (the authors')"
+    )
+    rkd_distance: float = Field(25.0, ge=0, le=LARGEST, description="rkd: weight of the distances")
+    rkd_angle: float = Field(50.0, ge=0, le=LARGEST, description="rkd: weight of the angles")
+    crd_weight: float = Field(0.8, ge=0, le=LARGEST, description="crd: weight of the contrastive loss")
+    crd_negatives: int = Field(16384, ge=1, le=LONGEST, description="crd: negatives a sample")
+    crd_temperature: float = Field(0.07, gt=0, le=LARGEST)
     crd_momentum: float = Field(0.5, ge=0, lt=1, description="crd: of the memory")
-    crd_dim: int = Field(128, ge=1, description="crd: dimensions of the embedding")
-    dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target class's part")
-    dkd_beta: float = Field(8.0, ge=0, description="dkd: weight of the other classes' part")
-    dkd_temperature: float = Field(4.0, gt=0)
+    crd_dim: int = Field(128, ge=1, le=WIDEST, description="crd: dimensions of the embedding")
+    dkd_alpha: float = Field(1.0, ge=0, le=LARGEST, description="dkd: weight of the target class's part")
+    dkd_beta: float = Field(8.0, ge=0, le=LARGEST, description="dkd: weight of the other classes' part")
+    dkd_temperature: float = Field(4.0, gt=0, le=LARGEST)
     dkd_warmup: int | None = Field(
         None,
         ge=0,
+        le=LONGEST,
         description="dkd: epochs over which its weight rises; None: a twelfth, as the authors' 20 of 240",
     )
-    dist_inter: float = Field(2.0, ge=0, description="dist: weight of the relation between classes")
-    dist_intra: float = Field(2.0, ge=0, description="dist: weight of the relation between samples")
-    dist_temperature: float = Field(4.0, gt=0)
-    ofd_weight: float = Field(1e-3, ge=0, description="ofd: weight of the summed partial distances")
-    review_weight: float = Field(1.0, ge=0, description="reviewkd: weight of the fused maps' distances")
+    dist_inter: float = Field(
+        2.0, ge=0, le=LARGEST, description="dist: weight of the relation between classes"
+    )
+    dist_intra: float = Field(
+        2.0, ge=0, le=LARGEST, description="dist: weight of the relation between samples"
+    )
+    dist_temperature: float = Field(4.0, gt=0, le=LARGEST)
+    ofd_weight: float = Field(
+        1e-3, ge=0, le=LARGEST, description="ofd: weight of the summed partial distances"
+    )
+    review_weight: float = Field(
+        1.0, ge=0, le=LARGEST, description="reviewkd: weight of the fused maps' distances"
+    )
     review_channels: int = Field(
-        512, ge=1, description="reviewkd: channels of the fused maps, at most the student's last"
+        512, ge=1, le=WIDEST, description="reviewkd: channels of the fused maps, at most the student's last"
     )
     review_warmup: int | None = Field(
-        None, ge=0, description="reviewkd: epochs over which its weight rises; None: a twelfth, as in dkd"
+        None,
+        ge=0,
+        le=LONGEST,
+        description="reviewkd: epochs over which its weight rises; None: a twelfth, as in dkd",
     )
-    srrl_stages: list[Annotated[int, Field(ge=0)]] | None = Field(
+    srrl_stages: list[Annotated[int, Field(ge=0, le=LONGEST)]] | None = Field(
         None, description="srrl_stages: at which stages (from 0) the losses stand; None: at all"
     )
-    simkd_weight: float = Field(1.0, gt=0, description="simkd: of its only loss")
+    simkd_weight: float = Field(1.0, gt=0, le=LARGEST, description="simkd: of its only loss")
     connector_activation: Literal["auto", "relu", "identity"] = Field(
         "auto", description="auto: relu where the teacher's features are non-negative, else identity"
     )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from srrl.config import OptimSettings
+from srrl.distillers.base import LARGEST, LONGEST
 
 from ..classification.settings import ClassificationSettings, ClassificationStudent, ClassificationTeacher
 
@@ -22,7 +23,10 @@ class BinaryStudent(ClassificationStudent):
 
     arch: str = "resnet14"
     width: float | None = Field(
-        None, gt=0, description="of the first stage; 4 for the digits where neither arch nor width is given"
+        None,
+        gt=0,
+        le=1024,
+        description="of the first stage; 4 for the digits where neither arch nor width is given",
     )
 
 
@@ -33,15 +37,18 @@ class BinarySettings(ClassificationSettings):
     """
 
     task: str = "binary"
-    epochs: int = Field(30, ge=1, description="of the stage with binary weights")
+    epochs: int = Field(30, ge=1, le=LONGEST, description="of the stage with binary weights")
     stage1_epochs: int = Field(
-        20, ge=0, description="before it, with real weights and binary activations; 0: one stage only"
+        20,
+        ge=0,
+        le=LONGEST,
+        description="before it, with real weights and binary activations; 0: one stage only",
     )
-    stage1_decay: float = Field(1e-5, ge=0, description="weight decay of that first stage")
+    stage1_decay: float = Field(1e-5, ge=0, le=LARGEST, description="weight decay of that first stage")
     precision_of_weights: Literal["real", "binary"] = Field(
         "binary", description="of the student that is built: real in the first stage"
     )
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=LONGEST)
     optim: OptimSettings = OptimSettings(name="adamw", lr=5e-3, weight_decay=0.0, warmup=1)
     teacher: BinaryTeacher = BinaryTeacher()
     student: BinaryStudent = BinaryStudent()

@@ -7,7 +7,6 @@ the one that counts. Medians are given.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import sys
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from srrl.cli import guarded, positive
+from srrl.cli import Parser, at_most, guarded
 from srrl.errors import UserError
 
 
@@ -87,12 +86,14 @@ def measure(image_size: int, classes: int, rounds: int) -> dict[str, list[float]
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a table and writes it as JSON where asked to."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m srrl_tasks.binary.speed", description="Speed of a binary ResNet-18 on one thread."
     )
-    parser.add_argument("--image-size", type=positive, default=224, help="side in pixels (default 224)")
-    parser.add_argument("--classes", type=positive, default=1000)
-    parser.add_argument("--rounds", type=positive, default=15, help="measured passes of each (default 15)")
+    parser.add_argument("--image-size", type=at_most(4096), default=224, help="side in pixels (default 224)")
+    parser.add_argument("--classes", type=at_most(1_000_000), default=1000)
+    parser.add_argument(
+        "--rounds", type=at_most(100_000), default=15, help="measured passes of each (default 15)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write every measured time here")
     args = parser.parse_args(argv)
 

@@ -296,6 +296,11 @@ def _archive(path: Path, say: Callable[[str], None]) -> tuple[list[str], Callabl
             ):  # what ends every archive; tarfile itself does not miss it
                 raise tarfile.ReadError("it ends too early")
     except _BROKEN as error:
+        if _is_zip(path):
+            raise UserError(
+                f"{path.absolute()}: .zip archives are not supported: unpack it and name the folder, or make a .tar file "
+                "of it (.tar.gz, .tar.bz2 and .tar.xz are read, too)"
+            ) from None
         reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
         raise UserError(
             f"{path.absolute()}: not a readable .tar file ({reason}{reading}): fetch it again"
@@ -304,6 +309,18 @@ def _archive(path: Path, say: Callable[[str], None]) -> tuple[list[str], Callabl
         what = "pictures that are links or devices, or whose names lead out of the archive"
         say(f"data: {path}: {left_out} {what}, are left out")
     return sorted(contents), lambda name: contents[name]
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in (
+                b"PK\3\4",
+                b"PK\5\6",
+                b"PK\7\10",
+            )  # of one with files, an empty one, one in parts
+    except OSError:
+        return False
 
 
 def picture(samples: Samples, entry: Any) -> np.ndarray:

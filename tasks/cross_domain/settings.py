@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, create_model
 
 from srrl.config import RunSettings, Section
+from srrl.distillers.base import LARGEST
 
 
 class DomainSettings(Section):
@@ -31,7 +32,10 @@ class DomainSettings(Section):
         description="BatchNorm statistics that students are used with: of their batches, or of the target",
     )
     confidence: float = Field(
-        0.0, ge=0, description="samples count by the teacher's confidence to this power; 0: all the same"
+        0.0,
+        ge=0,
+        le=1000,
+        description="samples count by the teacher's confidence to this power; 0: all the same",
     )
 
 
@@ -48,6 +52,6 @@ def settings_for(base: type[RunSettings]) -> type[RunSettings]:
         __base__=base,
         __doc__=base.__doc__,
         task=(str, "cross_domain"),
-        added_kd=(float, Field(kd.default or 1.0, ge=0, description=kd.description)),
+        added_kd=(float, Field(kd.default or 1.0, ge=0, le=LARGEST, description=kd.description)),
         cross_domain=(DomainSettings, DomainSettings()),
     )

@@ -275,6 +275,170 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_trained(train,
     assert "teacher  epoch" not in out
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("optim.lr=1e308", "student.width=1e9", "augment.pad=1000000000", "image_size=1000000", "threads=1000000"),
+        *(f"epochs={10**15}", f"batch_size={10**15}", "data.workers=1000000", "alpha=1e308", "optim.lr=inf", "teacher.lr=1e300"),
+    ],
+)  # fmt: skip
+def test_settings_far_beyond_what_is_of_use_are_refused_at_once(train, setting):
+    name, value = setting.split("=")
+    refused(
+        train("--task", "classification", "--print-config", setting), f"{name}: ", "less than or equal to"
+    )
+
+
+def test_every_number_of_every_task_has_an_upper_end():
+    """A larger one would end in whatever a library says of it, or in a crash."""
+    from annotated_types import Le, Lt
+
+    from srrl.task import get_task, task_names
+
+    def open_ended(schema, prefix=""):
+        for name, field in schema.model_fields.items():
+            kinds = getattr(field.annotation, "__args__", (field.annotation,))
+            if hasattr(field.annotation, "model_fields"):
+                yield from open_ended(field.annotation, f"{prefix}{name}.")
+            elif {int, float} & set(kinds) and not any(isinstance(m, (Le, Lt)) for m in field.metadata):
+                yield prefix + name
+
+    for task in task_names():
+        assert list(open_ended(get_task(task, {}).settings)) == []
+
+
+def in_process(command, capsys, *arguments):
+    """(status, standard error lines, output) of a command in this process."""
+    from srrl.cli import main_of
+
+    with pytest.raises(SystemExit) as stopped:
+        main_of(command, list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.err.strip("\n").split("\n"), captured.out
+
+
+def test_a_key_that_stands_twice_in_a_settings_file(train, tmp_path):
+    (tmp_path / "twice.yaml").write_text("epochs: 1\nepochs: 2\n")
+    refused(train("--task", "faces", "-c", "twice.yaml", "--print-config"), "twice.yaml", "'epochs'", "twice")
+
+
+def test_a_zip_archive_is_not_called_a_damaged_tar(train, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("ant/1.png", "x")
+    result = train("--task", "classification", "data.train=set.zip", "--dry-run")
+    refused(result, "set.zip", ".zip archives are not supported", ".tar.gz", "unpack")
+    assert "fetch it again" not in result[1][0]
+
+
+def test_control_characters_of_a_name_are_written_out(capsys):
+    from srrl import evaluate, export
+
+    name = "a\n\x1b[31m\x7f\x85\u2028é 写\udcff"
+    for command, more in ((evaluate.COMMAND, ()), (export.COMMAND, ("--format", "onnx"))):
+        status, lines, _ = in_process(command, capsys, name, *more)
+        assert status == 2 and len(lines) == 1
+        assert r"a\n\x1b[31m\x7f\x85\u2028é 写\udcff" in lines[0]
+    status, lines, _ = in_process(evaluate.COMMAND, capsys, "run", "--unknown\n\x1b[31m")
+    assert status == 2 and lines[-1].endswith(r"unrecognized arguments: --unknown\n\x1b[31m")
+
+
+@pytest.mark.parametrize("command", ["benchmark", "compare"])
+def test_counts_without_an_end_are_refused(command, capsys):
+    from importlib import import_module
+
+    option = {"benchmark": "--rounds", "compare": "--jobs"}[command]
+    arguments = ["--task", "classification", option, "9" * 23, *(["--out", "x"] * (command == "compare"))]
+    status, lines, _ = in_process(import_module(f"srrl.{command}").COMMAND, capsys, *arguments)
+    assert status == 2 and option in lines[-1] and "is more than" in lines[-1]
+
+
+def test_help_names_the_tasks_that_there_are(capsys):
+    from srrl.task import BUILT_IN
+
+    _, _, out = in_process(COMMAND, capsys, "--help")
+    said = out.rpartition("--task NAME")[2].partition("-c FILE")[0]
+    assert all(name in said for name in BUILT_IN)
+
+
+def test_a_comparison_is_not_begun_in_the_folder_of_a_run(tmp_path, capsys):
+    from srrl import compare
+
+    run = tmp_path / "run"
+    (run / "weights").mkdir(parents=True)
+    (run / "config.yaml").write_text("task: classification\n")
+    arguments = ["--task", "classification", "--methods", "none", "--seeds", "0", "data.train=nowhere"]
+    status, lines, _ = in_process(compare.COMMAND, capsys, *arguments, "--out", run)
+    assert status == 2 and len(lines) == 1 and "is the folder of a run" in lines[0]
+    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "weights"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--host", "", "--host is empty"),
+        ("--host", " ", "--host is empty"),
+        ("--host", "nowhere.invalid", "--host nowhere.invalid: there is no such address"),
+        ("--host", "x" * 70 + ".org", "there is no such address"),
+        ("--host", "192.0.2.1", "192.0.2.1:7860 cannot be listened on"),
+        ("--runs", "file", "--runs file is not a folder"),
+        ("--runs", "file/below", "--runs file/below is not a folder"),
+    ],
+)
+def test_an_address_or_a_folder_that_the_app_cannot_have(tmp_path, monkeypatch, capsys, option, value, words):
+    import sys
+
+    from srrl_app import command
+
+    for module in (
+        "gradio",
+        "srrl_app.page",
+        "srrl_app.shelf",
+    ):  # what would serve it, and takes seconds to load
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    status, lines, _ = in_process(command.COMMAND, capsys, option, value)
+    assert status == 2 and len(lines) == 1 and words in lines[0]
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def go():
+        raise KeyError("a\nb")
+
+    assert guarded(go) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    (file,) = tmp_path.iterdir()
+    assert (
+        line.startswith(r"error: this is a fault of the program (KeyError: 'a\nb'): ") and str(file) in line
+    )
+    assert "Traceback" in file.read_text() and "in go" in file.read_text()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert guarded(go) == 1 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+def too_large_a_tensor():
+    torch.zeros(10**9, 10**9, 3, 3)
+
+
+def too_large_an_array():
+    np.zeros((10**9, 10**9, 10**9))
+
+
+def too_large_a_picture():
+    import cv2
+
+    cv2.resize(np.zeros((2, 2, 3), np.uint8), (10**9, 10**6))
+
+
+@pytest.mark.parametrize("ask", [too_large_a_tensor, too_large_an_array, too_large_a_picture])
+def test_more_than_any_memory_holds_is_memory_that_ran_out(ask, capsys):
+    assert guarded(ask) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory")
+
+
 def test_an_error_in_a_loader_worker_is_still_one_line(capsys):
     """As torch raises it again in the parent: its worker's traceback in the message."""
     from torch.utils.data import DataLoader

@@ -165,6 +165,8 @@ def test_runs_do_not_share_their_settings():
         ("optim.lr=-1", "optim.lr: input should be greater than 0 (got -1)"),
         ("baseline=perhaps", "baseline: input should be a valid boolean"),
         ("precision=fp8", "precision: input should be 'auto', 'fp32', 'bf16' or 'fp16' (got 'fp8')"),
+        ("optim.lr=1e308", "optim.lr: input should be less than or equal to"),
+        ("optim={lr: 1, lr: 2}", "the value is not readable as YAML: the key 'lr' stands there twice"),
         ("optim.milestones=3", "optim.milestones: input should be a valid list (got 3)"),
         ("optim.milestones=[1, x]", "optim.milestones.1: input should be a valid number"),
         ("optim=5", "optim: input should be a valid dictionary"),
@@ -201,6 +203,8 @@ def test_missing_file_offers_its_neighbour(tmp_path):
         (b"just text\n", "holds a str: expected"),
         (b"a: [1\nb: 2\n", "is not readable as YAML"),
         (b"\xff\xfe\x00a", "is not readable as YAML"),
+        (b"epochs: 1\nseed: 2\nepochs: 3\n", "the key 'epochs' stands there twice, in line 1 and in line 3"),
+        (b"optim: {lr: 1, lr: 2}\n", "the key 'lr' stands there twice"),
         (b"a: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
         # what PyYAML answers with a ValueError, a KeyError, an AttributeError and a RecursionError
         (b"epochs: " + b"9" * 5000, "is not readable as YAML: Exceeds the limit"),

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from srrl.cli import guarded, positive
+from srrl.cli import Parser, at_most, guarded
 from srrl.errors import RunError, UserError
 
 from . import SyntheticSettings, ensure, export_wflw
@@ -14,7 +14,7 @@ from .settings import SPLITS, cache_root
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m srrl_tasks.faces.synthetic", description="Synthetic faces with 68 and 98 landmarks."
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cache-dir", type=Path, help=f"default $SRRL_CACHE or {cache_root()}")
         if name == "generate":
             command.add_argument("--split", choices=SPLITS, help="only this split")
-            command.add_argument("--processes", type=positive, help="worker processes (default: the cores)")
+            command.add_argument(
+                "--processes", type=at_most(1024), help="worker processes (default: the cores)"
+            )
         else:
             command.add_argument("out", type=Path, help="folder to write to")
     return parser

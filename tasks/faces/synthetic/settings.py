@@ -27,9 +27,9 @@ class SyntheticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    n_train: int = Field(3000, ge=1)
-    n_val: int = Field(300, ge=1)
-    n_test: int = Field(400, ge=1)
+    n_train: int = Field(3000, ge=1, le=10_000_000)
+    n_val: int = Field(300, ge=1, le=10_000_000)
+    n_test: int = Field(400, ge=1, le=10_000_000)
     size: int = Field(176, ge=64, le=1024)
     seed: int = Field(0, ge=0, lt=2**32)
 
