@@ -1,10 +1,10 @@
 """Feeds damaged files and command lines to every reader of the program: each must be taken, or refused in one clear line.
 
-``python scripts/fuzz.py --inputs 100000`` mutates valid annotation files of every format, settings, weights, checkpoints,
-exported files, run folders, caches and pictures, and makes up command lines. Nothing but UserError and RunError may come
-out, within five seconds (a command line: a minute) of the processor and 4 GB. Each target works in a process of its own, so
-that a crash of a library is found too. The input that failed is kept, made as small as it could be. Exit status 1 where
-something failed.
+``python scripts/fuzz.py --inputs 100000`` mutates that many annotation files, spread over every format, and besides, in
+proportion, settings, weights, checkpoints, exported files, run folders, caches and pictures, and makes up command lines; a few
+of them train, score, time and export for real. Nothing but UserError and RunError may come out, within five seconds (a command
+line: a minute) of the processor and 4 GB. Each target works in a process of its own, so that a crash of a library is found too.
+The input that failed is kept, made as small as it could be. Exit status 1 where something failed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Target:
     inputs: st.SearchStrategy
     take: Callable[[Path, object], object]
     share: float = 1.0  # of the inputs, beside the others'
+    most: int | None = None  # inputs, however many are asked for: of what takes seconds each
+    annotation: bool = False  # counts among those of which there are as many as were asked for
     seconds: float = SECONDS  # of the processor's, that an input may take
 
 
@@ -116,8 +119,10 @@ def json_mutated(draw: st.DrawFn, text: bytes) -> bytes:
 
 def annotations() -> list[Target]:
     """A target for each landmark format, from the layouts as published."""
-    from srrl_tasks.faces.readers import read
+    import scipy.io  # noqa: F401 - for the processes that are forked from this one
+    from srrl_tasks.faces.readers import aflw, read
 
+    aflw.read_arrays = forked_arrays
     wflw = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt"
     # format -> (folder or file below FORMATS, the annotation file in it)
     places = {
@@ -145,7 +150,8 @@ def annotations() -> list[Target]:
         inputs = mutated([whole])
         if file.endswith(".json"):
             inputs |= json_mutated(whole)
-        return Target(name, inputs, take, 0.1 if name == "aflw" else 8.0)  # a process an input
+        # a process an input
+        return Target(name, inputs, take, 3.0 if name == "aflw" else 8.0, annotation=True)
 
     found = [target(name, *place) for name, place in places.items()]
     helen = (FORMATS / "ibug" / "face_a.pts").read_bytes()
@@ -157,7 +163,35 @@ def annotations() -> list[Target]:
             (folder / part / "face_a.pts").write_bytes(data if part == "afw" else helen)
         read(folder, "300w", split="train")
 
-    return [*found, Target("300w", mutated([helen]), w300, 8.0)]
+    return [*found, Target("300w", mutated([helen]), w300, 8.0, annotation=True)]
+
+
+def forked_arrays(file: Path, names: Collection[str]) -> dict:
+    """As ``read_arrays`` of MATLAB files, by the same lines in a process forked from this one: a fresh one takes a second."""
+    import pickle
+
+    from srrl_tasks.faces.readers import matfile
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.dup2(writer, 1)
+            sys.argv, sys.stdout = ["", str(file), *names], os.fdopen(1, "w", closefd=False)
+            exec(matfile._READ, {})
+            sys.stdout.buffer.flush()
+            status = 0
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        raise matfile.Damaged("the process that read it said so")
+    return pickle.loads(said)
 
 
 def settings_files() -> list[Target]:
@@ -209,6 +243,7 @@ def make_run(folder: Path) -> None:
     from srrl.task import get_task
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # processes are forked from this one, which threads do not survive
     task, run = get_task("classification", {}), RunFolder(folder)
     data = {"format": "digits", "n_classes": 10, "classes": list("0123456789")}
     cfg = resolve(task.settings, {"student": {"width": 4}, "image_size": 16, "data": data})
@@ -329,11 +364,43 @@ def pictures() -> list[Target]:
     return [Target("picture", mutated(seeds), take, 2.0)]
 
 
+# what an operating system can hand over: no NUL
+ARGUMENT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=6)
+EDGES = [
+    *("0", "1", "2", "-1", "0.5", "1e9", "1e308", "1e-320", "nan", "inf", "-inf", "99999999999999999999", "true", "null"),
+    *("", "x", "é ü", "[]", "[1]", "[[1]]", "{}", "{a: 1}", '"\\0"', '"a\\n\\e[31m"', "kd", "none", "resnet8", "/dev/null", "~", "."),
+]  # fmt: skip
+
+
+def outcome(folder: Path, act: Callable[[], object]) -> None:
+    """Ends ``act``, a command in this folder, as it should end: with 0, 1 or 2 and a word, which is not of a fault of ours."""
+    from srrl.cli import FAULT
+
+    before = Path.cwd()
+    os.chdir(folder)
+    out, error = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            status = act()
+    except SystemExit as end:
+        status = end.code
+    finally:
+        os.chdir(before)
+    said = error.getvalue()
+    assert status in (0, 1, 2), status
+    assert status == 0 or said.strip(), "no word about what is wrong"
+    assert FAULT not in said and "Traceback" not in said, said
+
+
 def command_lines(work: Path) -> list[Target]:
     """Arguments of every command in all sorts of orders, on a run folder and files that are there, and ones that are not."""
     from importlib import import_module
 
-    from srrl.cli import guarded
+    from srrl_tasks.binary import speed
+    from srrl_tasks.faces.synthetic import __main__ as faces
+
+    from srrl.cli import main_of
+    from srrl.task import get_task
 
     run, picture = work / "run", work / "picture.png"
     if not run.exists():
@@ -342,19 +409,19 @@ def command_lines(work: Path) -> list[Target]:
     (work / "empty").mkdir(exist_ok=True)
     words = [
         str(run), str(picture), str(work / "empty"), str(work / "no such"), "runs/faces/001", "shipped:faces68", "-", "",
-        "0", "-1", "1e9", "nan", "none", "srrl,kd", "srrl,srrl", "all", "student", "teacher", "onnx", "packed", "faces",
-        "classification", "method=srrl", "epochs=0", "optim.lr=x", "data.train=/dev/null", "=", "a=b", "é ü", "\udcff",
+        "0", "-1", "1e9", "9" * 30, "nan", "none", "srrl,kd", "srrl,srrl", "all", "student", "teacher", "onnx", "packed", "faces",
+        "classification", "method=srrl", "epochs=0", "optim.lr=x", "data.train=/dev/null", "=", "a=b", "é ü", "\udcff", "a\n\x1b[31m",
         "x" * 5000, "{", "[1, 2", "--help", "--", "--model", "--data", "--format", "--box", "--json", "--out",
         "--task", "--seeds", "--methods", "--grid", "--tuned", "--jobs", "--probe", "--rounds", "-c", "--config",
         "--quick", "--resume", "--run-dir", "--print-config", "--batch", "--threads", "--unknown",
     ]  # fmt: skip
-    words_of = st.lists(st.one_of(st.sampled_from(words), st.text(max_size=6)), max_size=8)
+    words_of = st.lists(st.one_of(st.sampled_from(words), ARGUMENT), max_size=8)
+
+    def begun(name: str, arguments: list[str]) -> Callable[[], object]:
+        return lambda: main_of(import_module(f"srrl.{name}").COMMAND, arguments)
 
     def take(folder: Path, data: tuple[str, list[str]]) -> None:
         name, arguments = data
-        command = import_module(f"srrl.{name}").COMMAND
-        parser = argparse.ArgumentParser(prog=name)
-        command.add_arguments(parser)
         # what would train or measure for minutes only says what it would do, or has no run to do it with
         arguments = [*arguments, *(["--print-config"] if name == "train" else [])]
         if name in ("benchmark", "export"):
@@ -362,22 +429,81 @@ def command_lines(work: Path) -> list[Target]:
             arguments = [str(work / "no such") if a in there else a for a in arguments]
         if name in ("evaluate", "compare"):  # makes the faces that it is scored on, or trains
             arguments = ["shipped:none" if a == "shipped:faces68" else a for a in arguments]
-        before = Path.cwd()
-        os.chdir(folder)
-        out, error = io.StringIO(), io.StringIO()
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-                status = guarded(lambda: command.run(parser.parse_intermixed_args(arguments)))
-        except SystemExit as end:
-            status = end.code
-        finally:
-            os.chdir(before)
-        assert status in (0, 1, 2), status
-        assert status == 0 or error.getvalue().strip(), "no word about what is wrong"
+        outcome(folder, begun(name, arguments))
+
+    keys = _keys(get_task("classification", {}).settings)
+    # what is compiled or fetched takes minutes
+    keys = [k for k in keys if k != "compile" and k.rpartition(".")[2] not in ("pretrained", "download")]
+    changed = st.builds("{}={}".format, st.sampled_from(keys), st.sampled_from(EDGES))
+    small = "--task classification --quick --dry-run teacher.arch=resnet8 teacher.width=2 student.width=2 data.workers=0"
+
+    def dry_run(folder: Path, changes: list[str]) -> None:
+        outcome(folder, begun("train", [*small.split(), *changes]))
+
+    options = {
+        "evaluate": [["--model", "student"], ["--json", "e.json"], ["--model", "teacher"], ["--data", str(work / "empty")]],
+        "benchmark": [["--skip-epoch"], ["--batch-size", "1"], ["--json", "b.json"], ["--batch-size", "1000000"]],
+        "export": [["--format", "packed"], ["--out", "x"], ["--out", "y.onnx"], ["--format", "onnx-int8"]],
+    }  # fmt: skip
+    always = {
+        "evaluate": [str(run)],
+        "benchmark": [str(run), "--rounds", "1", "--batches", "1"],
+        "export": [str(run), "--format", "onnx", "--out", "new.onnx"],
+    }
+
+    def real(folder: Path, data: tuple[str, list[list[str]]]) -> None:
+        for path in folder.iterdir():  # an export does not overwrite the one before
+            path.unlink()
+        name, chosen = data
+        outcome(folder, begun(name, [*always[name], *(word for option in chosen for word in option)]))
+
+    real_runs = st.sampled_from(sorted(options)).flatmap(
+        lambda name: st.tuples(st.just(name), st.lists(st.sampled_from(options[name]), max_size=2))
+    )
+    others = [
+        "--host", "--port", "--auth", "--run", "--runs", "--n-train", "--n-val", "--size", "--seed", "--cache-dir", "--split",
+        "--processes", "--image-size", "--classes", "--rounds", "--json", "generate", "export", "sheet", "127.0.0.1", "nowhere.invalid",
+        "a:b", "train", "64", "1", "0", "65536", "-1", "9" * 30, "nan", "", "é ü", "a\n\x1b[31m", str(run), str(picture),
+        str(work / "empty"), "shipped:faces68", "--help", "--unknown",
+    ]  # fmt: skip
+    others_of = st.lists(st.one_of(st.sampled_from(others), ARGUMENT), max_size=6)
+
+    def parsers(folder: Path, data: tuple[str, list[str]]) -> None:
+        """The commands beside the main ones, up to where they would serve, generate or measure."""
+        from types import SimpleNamespace
+        from unittest.mock import patch
+
+        import srrl_app.command as app
+
+        name, arguments = data
+        done = lambda *_, **__: 0  # noqa: E731
+        modules = {"gradio": SimpleNamespace(), "srrl_app.page": SimpleNamespace(serve=done)}
+        times = {"float32": [1.0], "binary, packed": [1.0]}
+        with (
+            patch.dict(sys.modules, modules),
+            patch.multiple(faces, ensure=done, export_wflw=done, _sheets=done),
+            patch.object(speed, "measure", lambda *_: times),
+        ):
+            acts = {
+                "app": lambda: main_of(app.COMMAND, arguments),
+                "faces": lambda: faces.main(arguments),
+                "speed": lambda: speed_main(arguments),
+            }
+            outcome(folder, acts[name])
+
+    def speed_main(arguments: list[str]) -> int:
+        from srrl.cli import guarded
+
+        return guarded(lambda: speed.main(arguments))
 
     names = st.sampled_from(("train", "evaluate", "predict", "compare", "benchmark", "export"))
-    # evaluate scores and times a whole run
-    return [Target("command line", st.tuples(names, words_of), take, share=2.0, seconds=60.0)]
+    return [
+        # evaluate scores and times a whole run
+        Target("command line", st.tuples(names, words_of), take, share=2.0, seconds=60.0),
+        Target("other command lines", st.tuples(st.sampled_from(("app", "faces", "speed")), others_of), parsers, seconds=60.0),
+        Target("dry runs", st.lists(changed, max_size=2), dry_run, share=0.3, most=150, seconds=60.0),
+        Target("real runs", real_runs, real, share=0.3, most=60, seconds=120.0),
+    ]  # fmt: skip
 
 
 def targets(work: Path) -> list[Target]:
@@ -389,7 +515,7 @@ def run(target: Target, inputs: int, number: int, kept: Path) -> None:
     from srrl.errors import RunError, UserError
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    last = kept / f"{target.name}.input"
+    last, count = kept / f"{target.name}.input", 0
 
     @seed(number)
     @settings(
@@ -402,6 +528,8 @@ def run(target: Target, inputs: int, number: int, kept: Path) -> None:
     )
     @given(target.inputs)
     def check(data: object) -> None:
+        nonlocal count
+        count += 1
         last.write_bytes(data if isinstance(data, bytes) else repr(data).encode("utf-8", "backslashreplace"))
         start = time.process_time()
         with contextlib.suppress(UserError, RunError):
@@ -414,10 +542,13 @@ def run(target: Target, inputs: int, number: int, kept: Path) -> None:
         last.unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        (kept / f"{target.name}.count").write_text(str(count), encoding="utf-8")
 
 
-def in_a_process(target: Target, inputs: int, number: int, kept: Path) -> bool:
-    """Whether the target took all of it, in a process that is allowed 4 GB more than this one."""
+def in_a_process(target: Target, inputs: int, number: int, kept: Path) -> tuple[bool, int]:
+    """Whether the target took all of it, in a process that is allowed 4 GB more than this one, and how many inputs it was given."""
+    counted = kept / f"{target.name}.count"
+    counted.unlink(missing_ok=True)
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
@@ -437,12 +568,22 @@ def in_a_process(target: Target, inputs: int, number: int, kept: Path) -> bool:
                     traceback.print_exc(file=log)
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    good = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    count = (
+        int(counted.read_text(encoding="utf-8")) if counted.exists() else 0
+    )  # none where a library ended it
+    counted.unlink(missing_ok=True)
+    return good, count
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many in all (default 100,000)")
+    parser.add_argument(
+        "--inputs",
+        type=int,
+        default=100_000,
+        help="how many annotation files; the others in proportion (default 100,000)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default 0)")
     parser.add_argument("--only", metavar="NAMES", help="targets, separated by commas (default: all)")
     parser.add_argument("--json", metavar="FILE", help="the counts, as JSON")
@@ -455,6 +596,7 @@ def main(argv: list[str] | None = None) -> int:
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         found = targets(Path(work))
+        shares = sum(t.share for t in found if t.annotation)
         if args.only:
             names = args.only.split(",")
             if unknown := set(names) - {t.name for t in found}:
@@ -462,19 +604,18 @@ def main(argv: list[str] | None = None) -> int:
                     f"--only: expected some of {', '.join(t.name for t in found)}, not {', '.join(unknown)}"
                 )
             found = [t for t in found if t.name in names]
-        shares = sum(t.share for t in found)
         report, failed = {}, []
         for target in found:
-            inputs = max(1, round(args.inputs * target.share / shares))
+            inputs = math.ceil(args.inputs * target.share / shares)
             start = time.monotonic()
-            good = in_a_process(target, inputs, args.seed, kept)
+            good, count = in_a_process(target, min(inputs, target.most or inputs), args.seed, kept)
             word = "taken or refused" if good else f"FAILED: {kept / target.name}.input and .log"
-            print(f"{target.name}: {inputs} inputs, {time.monotonic() - start:.0f} s, {word}", flush=True)
-            report[target.name] = {"inputs": inputs, "failed": not good}
+            print(f"{target.name}: {count} inputs, {time.monotonic() - start:.0f} s, {word}", flush=True)
+            report[target.name] = {"inputs": count, "annotation": target.annotation, "failed": not good}
             failed += [] if good else [target.name]
-    print(
-        f"{sum(r['inputs'] for r in report.values())} inputs, {len(failed)} of {len(report)} targets failed"
-    )
+    whole = sum(r["inputs"] for r in report.values())
+    files = sum(r["inputs"] for r in report.values() if r["annotation"])
+    print(f"{whole} inputs, {files} of them annotation files, {len(failed)} of {len(report)} targets failed")
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 1 if failed else 0
