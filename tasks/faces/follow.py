@@ -20,6 +20,8 @@ SEARCH_EVERY = (
     0.5  # seconds between two looks for faces while there is one; without any, every frame is searched
 )
 DRIFTED = 0.5  # IoU of a face's points with where it is found, below which it is begun again from there
+LATE = 0.21  # seconds since the frame before, beyond which a face may have left its crop: every such frame is searched
+NEAR = 0.8  # that IoU in a late frame
 LOST = 3  # looks in a row that do not find a face before it is given up
 FRESH = 0.15  # seconds around a look within which another network, with tracks already, takes it over
 GAP = 2.0  # seconds without a frame after which all begins anew
@@ -96,8 +98,8 @@ class Track:
 class Follower:
     """A landmarker for frames that follow each other: ``faces = follower(pixels, seconds)``.
 
-    The faces are looked for every ``SEARCH_EVERY`` seconds; between, each one's crop lies around its last points, which
-    costs one pass of the network a face. ``smooth`` steadies the points by :class:`OneEuro`, whose unit is the distance
+    The faces are looked for every ``SEARCH_EVERY`` seconds, and in each frame that comes late; between, each one's crop
+    lies around its last points, which costs one pass of the network a face. ``smooth`` steadies the points by :class:`OneEuro`, whose unit is the distance
     between the eyes, so that near and far faces are treated alike. ``box="whole"``: the frame is one face. ``beside``: a
     follower of another network on the same frames, with which the looks for faces are shared.
     """
@@ -121,7 +123,7 @@ class Follower:
         """The faces of the next frame (H, W, 3) uint8 RGB at this time, in a steady order."""
         if seconds - self._last > GAP:  # whatever was there may be elsewhere, or gone
             self.tracks, self.searched = [], -math.inf
-        self._last = seconds
+        late, self._last = seconds - self._last > LATE, seconds
         if self.box == "whole":
             found = self.landmarker.predict(pixels, self.landmarker.look(pixels, "whole"))
             self.tracks = self.tracks or [self._track(face) for face in found]
@@ -129,8 +131,8 @@ class Follower:
                 track.face = face
             self.tracks = [t for t in self.tracks if self.landmarker.size(t.face) > 0]
         else:
-            if not self.tracks or seconds - self.searched >= SEARCH_EVERY:
-                self._search(pixels, seconds)
+            if late or not self.tracks or seconds - self.searched >= SEARCH_EVERY:
+                self._search(pixels, seconds, late)
             self._follow(pixels)
         return [self._shown(track, seconds) for track in self.tracks]
 
@@ -150,15 +152,22 @@ class Follower:
     def _filter(self) -> OneEuro | None:
         return OneEuro() if self.smooth else None
 
-    def _search(self, pixels: np.ndarray, seconds: float) -> None:
-        """Looks for faces: new ones are taken up, drifted ones begun again, those missed for too long given up."""
-        rects, self.searched = self.finder(pixels, seconds, FRESH if self.tracks else 0.0)
+    def _search(self, pixels: np.ndarray, seconds: float, late: bool) -> None:
+        """Looks for faces: new ones are taken up, drifted ones begun again, those missed for too long given up.
+
+        In a ``late`` frame a face is where it is found, however near it was: a crop that holds part of a face misleads the
+        network, whose points then stay in that crop.
+        """
+        rects, self.searched = self.finder(pixels, seconds, FRESH if self.tracks and not late else 0.0)
         look = self.landmarker.around(rects)
         boxes = [_box(t.face.points) for t in self.tracks]
         paired = match(boxes, look.rects)
+        if late:
+            paired |= _nearest(boxes, look.rects, paired)
         for place, track in enumerate(self.tracks):
             track.missed = 0 if place in paired else track.missed + 1
-        good = {i for place, i in paired.items() if iou(boxes[place], look.rects[i]) >= DRIFTED}
+        enough = NEAR if late else DRIFTED
+        good = {i for place, i in paired.items() if iou(boxes[place], look.rects[i]) >= enough}
         again = {i: self.tracks[place] for place, i in paired.items() if i not in good}
         self.tracks = [t for t in self.tracks if t.missed < LOST]
         asked = [i for i in range(len(look.rects)) if i not in good]
@@ -166,10 +175,12 @@ class Follower:
         for i, face in zip(asked, found, strict=True):
             if self.landmarker.size(face) == 0:
                 continue
-            if i in again:  # a jump, which neither the filter nor the jitter is to see
-                again[i].begin(face, self._filter())
-            else:
+            if i not in again:
                 self.tracks.append(self._track(face))
+            elif late and iou(_box(again[i].face.points), _box(face.points)) >= DRIFTED:
+                again[i].face = face  # it only moved
+            else:  # a jump, which neither the filter nor the jitter is to see
+                again[i].begin(face, self._filter())
 
     def _follow(self, pixels: np.ndarray) -> None:
         """Every face again, in the crop around where it was; two that have become one are one, and none collapses."""
@@ -201,3 +212,19 @@ class Follower:
 
 def _box(points: np.ndarray) -> Rect:
     return (*map(float, points.min(axis=0)), *map(float, points.max(axis=0)))
+
+
+def _nearest(boxes: list[Rect], rects: list[Rect], paired: dict[int, int]) -> dict[int, int]:
+    """Of the boxes and rectangles that are not ``paired``: place -> place, the least distance between middles first."""
+    free = [i for i in range(len(rects)) if i not in paired.values()]
+    left = [place for place in range(len(boxes)) if place not in paired]
+    chosen: dict[int, int] = {}
+    for _, place, i in sorted((_apart(boxes[place], rects[i]), place, i) for place in left for i in free):
+        if place not in chosen and i not in chosen.values():
+            chosen[place] = i
+    return chosen
+
+
+def _apart(a: Rect, b: Rect) -> float:
+    """Twice the distance between the middles."""
+    return math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3])

@@ -2,16 +2,20 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from served import ROOT
 from srrl_tasks.faces import follow
 from srrl_tasks.faces.follow import OneEuro
 from srrl_tasks.faces.landmarker import Landmarker
 from srrl_tasks.faces.settings import FacesSettings
 
+import srrl
 from srrl.config import resolve
 
+EXAMPLES = ROOT / "app/examples"
 LEFT, RIGHT = range(36, 42), range(42, 48)  # the eyes of the 68 points
 TRIANGLE = np.array([[-30.0, -20.0], [30.0, -20.0], [0.0, 40.0]])  # left eye, right eye, all other points
 EYES = 60.0
@@ -147,6 +151,51 @@ def test_a_drifted_face_is_begun_again_from_where_it_is_found():
     track.face.points[:] = (track.face.points - (100, 120)) * 0.6 + (100, 120)  # shrunk: IoU 0.36
     (face,) = follower(frame((100, 120)), 1.0)
     assert np.abs(centre(face) - (100, 120)).max() < 1.0 and follower.tracks == [track]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+def test_in_late_frames_a_face_is_where_it_is_found(share):
+    """Two frames a second: what moved out of its crop in between is begun again, and keeps its place among two."""
+    detector = Detector()
+    follower = landmarker(detector).follow()
+    for i in range(6):
+        places = [(400 - share * EYES * i, 220), (80 + share * EYES * i, 120)]
+        detector.found = [box(p) for p in (places[::-1] if i % 2 else places)]
+        faces = follower(frame(*places), i / 2)
+        for face, at in zip(faces, places, strict=True):
+            assert np.abs(centre(face) - at).max() < 1.0
+    assert detector.asked == 6
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.6])
+def test_a_painted_face_at_two_frames_a_second(share):
+    """The points of a face that moves by this share of its size a frame, against those of each frame by itself."""
+    net = srrl.load("shipped:faces68")
+    face = cv2.cvtColor(cv2.imread(str(EXAMPLES / "face.jpg")), cv2.COLOR_BGR2RGB)
+    face = cv2.resize(face, (300, 300), interpolation=cv2.INTER_AREA)  # its points span 169 pixels
+    follower = net.follow()
+    for i in range(5):
+        picture = np.full((360, 1000, 3), face[:5].mean((0, 1)), np.uint8)
+        left = 30 + round(share * 169 * i)
+        picture[30:330, left : left + 300] = face
+        (found,), (expected,) = follower(picture, i / 2), net(picture)
+        off = np.linalg.norm(found.points - expected.points, axis=1).mean() / net.size(expected)
+        assert off < 0.01  # kept in the crop of the frame before: 0.08 to 0.26
+
+
+def test_a_face_that_rests_is_not_begun_again_by_late_frames():
+    """Its box as found differs from that of its points, as a detector's does: the filter goes on, and the jitter."""
+    detector = Detector((100, 120))
+    low, top, right, bottom = box((100, 120))
+    detector.found = [(low - 8, top - 8, right + 8, bottom + 8)]  # IoU 0.62
+    follower = landmarker(detector).follow(smooth=True)
+    follower(frame((100, 120)), 0.0)
+    (track,) = follower.tracks
+    steadied = track.filter
+    for i in range(1, 5):
+        follower(frame((100, 120)), i / 2)
+    assert follower.tracks == [track] and track.filter is steadied
+    assert follower.jitter == pytest.approx(0, abs=0.1)
 
 
 def test_without_a_face_every_frame_is_searched_and_nothing_trembles():
