@@ -34,6 +34,7 @@ MOST_PIXELS = 16_000_000  # of one of its frames
 FEWEST = 32  # pixels of its sides
 PACKET = 188  # bytes of an MPEG-TS
 RATES = (1.0, 120.0)  # frames a second of what is written: encoders refuse others
+MOVED = ", jitter not measured, as no face held still for the last second"  # of a video
 CLOCK = 20  # frames that a rate is taken over
 
 
@@ -71,13 +72,12 @@ class Watcher:
         """That a frame takes, the median of the last ones."""
         return 1000 * float(np.median(self.took)) if self.took else 0.0
 
-    @property
-    def jitter(self) -> str:
-        """In words; empty where there are no points."""
-        value = getattr(self.follower, "jitter", None)
-        if value is None:
+    def jitter(self, moves: str) -> str:
+        """In words: a figure while the face holds still, otherwise ``moves``; empty where no face is followed."""
+        if self.follower is None or not self.follower.tracks:
             return ""
-        return f", jitter {value:.2f} % of {self.predictor.size_name} (for a face that holds still)"
+        value = self.follower.jitter
+        return f", jitter {value:.2f} % of {self.predictor.size_name}" if value is not None else moves
 
 
 def watchers(loaded: Loaded, names: tuple[str, ...], *, smooth: bool, box: str | None) -> dict[str, Watcher]:
@@ -132,7 +132,8 @@ class Camera:
 
     @staticmethod
     def _line(name: str, watcher: Watcher) -> str:
-        return f"**{name}**: {watcher.rate:.1f} frames a second, {watcher.milliseconds:.0f} ms each{watcher.jitter}"
+        jitter = watcher.jitter(", jitter: hold still to measure")
+        return f"**{name}**: {watcher.rate:.1f} frames a second, {watcher.milliseconds:.0f} ms each{jitter}"
 
     def _teach(self) -> None:
         while True:
@@ -208,7 +209,7 @@ def annotate(
         yield Progress(0, total, "Stopped before the first frame.")
         return
     times = "  \n".join(
-        f"**{n.capitalize()}** ({side}): {w.milliseconds:.0f} ms a frame, all included{w.jitter}"
+        f"**{n.capitalize()}** ({side}): {w.milliseconds:.0f} ms a frame, all included{w.jitter(MOVED)}"
         for (n, w), side in zip(watching.items(), ("left", "right"), strict=False)
     )
     cut = f" Only the first {count / rate:.0f} seconds were looked at." if count == most < whole else ""

@@ -27,6 +27,10 @@ FRESH = 0.15  # seconds around a look within which another network, with tracks 
 GAP = 2.0  # seconds without a frame after which all begins anew
 GROWN = 2.0  # times that a face may grow or shrink between two frames; beyond, it is lost
 RECENT = 100  # frames that the jitter is taken over
+STEADY, HELD = (
+    0.05,
+    1.0,
+)  # a face rests while its middle stays this near (distances between the eyes), so many seconds
 # One-euro filter: cutoff of a still point in hertz, and how much it opens per (distance between the eyes) a second
 STILL, OPENING, DERIVATIVE = 1.0, 3.0, 1.0
 
@@ -83,25 +87,28 @@ class Finder:
 
 @dataclass
 class Track:
-    """One face: its latest points, what steadies them, and the recent points before that, for the jitter."""
+    """One face: its latest points, what steadies them, and for the jitter the recent points and where and since when it rests."""
 
     face: Face
     filter: OneEuro | None
     missed: int = 0
     recent: list[np.ndarray] = field(default_factory=list)
+    place: np.ndarray | None = None
+    since: float = math.inf
 
     def begin(self, face: Face, filter: OneEuro | None) -> None:
         """From here on anew."""
-        self.face, self.filter, self.recent = face, filter, []
+        self.face, self.filter, self.recent, self.place = face, filter, [], None
 
 
 class Follower:
     """A landmarker for frames that follow each other: ``faces = follower(pixels, seconds)``.
 
     The faces are looked for every ``SEARCH_EVERY`` seconds, and in each frame that comes late; between, each one's crop
-    lies around its last points, which costs one pass of the network a face. ``smooth`` steadies the points by :class:`OneEuro`, whose unit is the distance
-    between the eyes, so that near and far faces are treated alike. ``box="whole"``: the frame is one face. ``beside``: a
-    follower of another network on the same frames, with which the looks for faces are shared.
+    lies around its last points, which costs one pass of the network a face. ``smooth`` steadies the points by
+    :class:`OneEuro`, whose unit is the distance between the eyes, so that near and far faces are treated alike.
+    ``box="whole"``: the frame is one face. ``beside``: a follower of another network on the same frames, with which the
+    looks for faces are shared.
     """
 
     def __init__(
@@ -138,13 +145,18 @@ class Follower:
 
     @property
     def jitter(self) -> float | None:
-        """How much the points tremble, in percent of the distance between the eyes; None before three frames.
+        """How much the points tremble, in percent of the distance between the eyes; None unless every face has held still.
+
+        A face holds still while the middle of its points stays within ``STEADY`` distances between the eyes of one place,
+        from ``HELD`` seconds on.
 
         The root mean square, over coordinates and the last ``RECENT`` frames, of the second differences of the shown
         points, divided by √6: for points that rest or move evenly under independent noise, the standard deviation of that
-        noise. Other movement counts as well, the more the fewer frames a second there are: the face is to be held still.
+        noise. Other movement would count as well, the more the fewer frames a second there are.
         """
-        return 100 * math.sqrt(float(np.mean(self._bent)) / 6) if self._bent else None
+        bent = list(self._bent)  # the frames may go on in another thread
+        still = all(self._last - t.since >= HELD for t in self.tracks)
+        return 100 * math.sqrt(float(np.mean(bent)) / 6) if bent and still else None
 
     def _track(self, face: Face) -> Track:
         return Track(face, self._filter())
@@ -203,6 +215,10 @@ class Follower:
         points, size = track.face.points, self.landmarker.size(track.face)
         if track.filter is not None:
             points = track.filter(points, seconds, size)
+        middle = points.mean(axis=0)
+        if track.place is None or np.linalg.norm(middle - track.place) > STEADY * size:
+            track.place, track.since, track.recent = middle, seconds, []
+            self._bent.clear()
         track.recent = [*track.recent[-2:], points]
         if len(track.recent) == 3:
             first, second, third = track.recent

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from served import ROOT
 from srrl_app.files import sweep
 from srrl_app.images import prepare_images
 from srrl_app.live import LONGEST, Camera, annotate
@@ -32,10 +33,10 @@ def frame(seed=0):
     return np.random.default_rng(seed).integers(0, 255, (90, 120, 3), dtype=np.uint8)
 
 
-def video(path, count, fourcc="mp4v", size=(120, 90), rate=20):
+def video(path, count, fourcc="mp4v", size=(120, 90), rate=20, of=frame):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*fourcc), rate, size)
     for i in range(count):
-        writer.write(cv2.resize(frame(i), size))
+        writer.write(cv2.resize(of(i), size))
     writer.release()
     return path
 
@@ -82,6 +83,34 @@ def until(what, seconds=60):
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_jitter_is_a_figure_only_while_the_face_holds_still(tmp_path):
+    """A painted face before the camera and in a video, at rest and wandering."""
+    shipped = Shelf("nowhere").load("shipped:faces68-small")
+    face = cv2.resize(cv2.imread(str(ROOT / "app/examples/face.jpg")), (200, 200))[..., ::-1]
+
+    def at(left):
+        picture = np.full((220, 400, 3), face[:5].mean((0, 1)), np.uint8)
+        picture[10:210, left : left + 200] = face
+        return picture
+
+    camera = Camera(shipped, smooth=False, box=None)
+    assert "jitter" not in camera.said()
+    camera.frame(at(100))
+    assert "ms each, jitter: hold still to measure" in camera.said()
+    until(lambda: camera.frame(at(100)) and "% of the distance between the eyes" in camera.said())
+    camera.frame(at(130))
+    assert "jitter: hold still to measure" in camera.said() and "%" not in camera.said()
+    camera.frame(np.zeros((220, 400, 3), np.uint8))
+    assert "%" not in camera.said()
+    rests = video(tmp_path / "rests.mp4", 25, size=(400, 220), of=lambda i: at(100)[..., ::-1])
+    moves = video(tmp_path / "moves.mp4", 25, size=(400, 220), of=lambda i: at(50 + 5 * i)[..., ::-1])
+    for path, said in (
+        (rests, "% of the distance between the eyes"),
+        (moves, "jitter not measured, as no face"),
+    ):
+        assert said in list(annotate(shipped, path, tmp_path, smooth=False, box=None))[-1].said
 
 
 def test_a_video_comes_back_annotated(loaded, tmp_path):

@@ -246,11 +246,23 @@ def test_points_that_move_evenly_do_not_tremble():
     still, step = net(frame((100, 120)))[0], 0
 
     def moving(pixels, rects, crops):
-        nonlocal step
-        step += 1
-        return [type(still)(still.points + 2.5 * step, still.rect, 1.0, still.scores) for _ in crops]
+        return [type(still)(still.points + 0.05 * step, still.rect, 1.0, still.scores) for _ in crops]
 
     net.predict_crops = moving
-    for i in range(10):
-        follower(frame(), 0.1 + 0.01 * i)
+    for step in range(25):
+        follower(frame(), 0.05 * step)
     assert follower.jitter < 1e-6
+
+
+def test_jitter_is_measured_while_the_face_holds_still():
+    """Rest, wandering, and rest again: no figure before a second of rest, and nothing of what moved in it."""
+    detector = Detector()
+    follower = landmarker(detector).follow()
+    told = []
+    for i in range(100):  # 20 a second
+        at = (100 + (30 * math.sin(i / 3) if 30 <= i < 70 else 0.0), 120)
+        detector.found = [box(at)]
+        follower(frame(at), i / 20)
+        told.append(follower.jitter)
+    assert told[:20] == [None] * 20 and told[30:90] == [None] * 60
+    assert all(value < 0.3 for value in told[20:30] + told[90:])
