@@ -190,10 +190,12 @@ def annotate(
     most = min(MOST_FRAMES, max(1, int(LONGEST * rate)))
     total = min(whole, most) if whole else most
     path = folder / "annotated.webm"
-    out, count = None, 0
+    out, count, ended = None, 0, False
     try:
         for pixels, _ in read_video(source):
-            if count == most or stopped():
+            if count == most:
+                break
+            if ended := stopped():
                 break
             pixels = shrunk(pixels, WIDTH)
             both = np.hstack([w(pixels, count / rate) for w in watching.values()])
@@ -213,7 +215,11 @@ def annotate(
         for (n, w), side in zip(watching.items(), ("left", "right"), strict=False)
     )
     cut = f" Only the first {count / rate:.0f} seconds were looked at." if count == most < whole else ""
-    yield Progress(count, count, f"{count} frames done.{cut}  \n{times}", path)
+    done = f"{count} frames done.{cut}"
+    if ended:
+        seen = f"{count} of {total} frames" if whole else "1 frame" if count == 1 else f"{count} frames"
+        done = f"Stopped after {seen}."
+    yield Progress(count, count, f"{done}  \n{times}", path)
 
 
 def _is_video(source: Path) -> bool:

@@ -357,7 +357,7 @@ def test_a_video_can_be_stopped_and_left(page, browser, site, tmp_path):
         other.locator("#bench-stop").click()
         page.get_by_role("button", name="Stop, and show what is done").click()
         expect(other.locator("#bench-status")).to_have_text("Stopped.", timeout=SLOW)
-    expect(status).to_contain_text(re.compile(r"\b\d+ frames done"), timeout=SLOW)
+    expect(status).to_contain_text(re.compile(r"Stopped after \d+ of 1200 frames\."), timeout=SLOW)
     page.locator("#annotate").click()
     expect(status).to_contain_text(re.compile(r"[1-9]\d* of 1200 frames"), timeout=SLOW)
     page.context.close()  # the client leaves

@@ -113,7 +113,7 @@ def test_jitter_is_a_figure_only_while_the_face_holds_still(tmp_path):
         assert said in list(annotate(shipped, path, tmp_path, smooth=False, box=None))[-1].said
 
 
-def test_a_video_comes_back_annotated(loaded, tmp_path):
+def test_a_video_comes_back_annotated(loaded, tmp_path, monkeypatch):
     source = video(tmp_path / "a.mp4", 8)
     *shares, last = annotate(loaded, source, tmp_path, smooth=False, box="whole")
     assert [p.frames for p in shares] == list(range(1, 9)) and shares[-1].said == "8 of 8 frames"
@@ -124,7 +124,13 @@ def test_a_video_comes_back_annotated(loaded, tmp_path):
     stopped = list(
         annotate(loaded, source, tmp_path, smooth=False, box="whole", stopped=iter([0, 0, 1]).__next__)
     )
-    assert stopped[-1].said.startswith("2 frames done.")
+    assert stopped[-1].said.startswith("Stopped after 2 of 8 frames.") and "done" not in stopped[-1].said
+    assert stopped[-1].frames == 2 and stopped[-1].file.stat().st_size > 0
+    monkeypatch.setattr("srrl_app.live.video_length", lambda path: (0, 20.0))  # some files do not say it
+    stopped = list(
+        annotate(loaded, source, tmp_path, smooth=False, box="whole", stopped=iter([0, 1]).__next__)
+    )
+    assert stopped[-1].said.startswith("Stopped after 1 frame.")
     with pytest.raises(UserError, match="neither a teacher nor a student"):
         next(annotate(replace(loaded, predictors={}), source, tmp_path, smooth=False, box=None))
 
