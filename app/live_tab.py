@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+
+from srrl.errors import UserError
 
 from .compare_tab import BOXES, COMPUTE, TITLES, looks, picture_out
 from .files import refuse_addresses
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 STREAM_EVERY = 0.05  # seconds between two frames that the browser sends, at least
 LONGEST = 300  # seconds after which a camera stops by itself
+BOTH = ("teacher", "student")
 CAMERAS = 2  # at the same time: each takes a core
 AWAY = 5.0  # seconds without a frame after which a camera is off, and its place free
 OFF = "The camera is off."
@@ -39,6 +42,7 @@ class LiveTab:
         self._stops = Stops()  # of videos
         self._cameras: dict[str, float] = {}  # when each browser tab's last frame came
         self._lock = threading.Lock()
+        self.columns: dict[str, gr.Column] = {}
         with gr.Row(elem_classes="side-by-side", visible=looks(shelf, run.value)) as options:
             self.smooth = gr.Checkbox(False, label="Steady the points (one-euro filter)", elem_id="smooth")
             self.box = gr.Radio(
@@ -74,10 +78,15 @@ class LiveTab:
             )
             self.rates = gr.Markdown(OFF, elem_id="rates")
         with gr.Row(elem_classes="side-by-side"):
-            teacher, student = (
-                picture_out(TITLES[n], f"live-{n}", f"What the {n} sees in the camera's picture")
-                for n in ("teacher", "student")
-            )
+            teacher, student = (self.sees(n, run.value) for n in BOTH)
+        columns = [self.columns[n] for n in BOTH]
+        run.change(
+            lambda name: shown(networks(self.shelf, name)),
+            run,
+            columns,
+            api_visibility="private",
+            show_progress="hidden",
+        )
         kept = gr.State(None, time_to_live=FORGOTTEN)
         watch = gr.Timer(AWAY, active=False)  # a page says that its camera begins, not that it stops
         watch.tick(
@@ -90,13 +99,18 @@ class LiveTab:
         camera.stream(
             self.frame,
             [camera, run, self.smooth, self.box, kept],
-            [student, teacher, self.rates, kept, watch],
+            [student, teacher, self.rates, kept, watch, *columns],
             stream_every=STREAM_EVERY,
             time_limit=LONGEST,
             concurrency_limit=STREAMS,
             show_progress="hidden",
             api_visibility="private",
         )
+
+    def sees(self, name: str, run: str | None) -> gr.Image:
+        """What one network sees, shown only where the run has that network."""
+        with gr.Column(visible=name in networks(self.shelf, run), min_width=240) as self.columns[name]:
+            return picture_out(TITLES[name], f"live-{name}", f"What the {name} sees in the camera's picture")
 
     def busy(self) -> bool:
         """Whether a camera is on."""
@@ -122,23 +136,29 @@ class LiveTab:
 
     def frame(
         self, picture: str | None, run: str | None, smooth: bool, where: str, kept: Any, request: gr.Request
-    ) -> tuple[Any, Any, str, Any, Any]:
+    ) -> tuple[Any, ...]:
         """One frame of the camera. ``kept``: what the frame before it left, by run and settings; None before the first."""
+        same = [gr.skip()] * len(BOTH)
         if not self.admitted(request.session_hash):
             full = f"{CAMERAS} cameras are in use already: try again in a moment."
-            return gr.skip(), gr.skip(), full, kept, gr.skip()
+            return gr.skip(), gr.skip(), full, kept, gr.skip(), *same
         begun = gr.Timer(active=True) if kept is None else gr.skip()
         try:
             pixels = open_picture(picture)
             loaded = self.shelf.load(run)
             asked = (str(loaded.path), id(loaded), smooth, where)
-            if kept is None or kept[0] != asked:
+            anew = kept is None or kept[0] != asked
+            if anew:
                 kept = asked, Camera(loaded, smooth=smooth, box=BOXES.get(where))
             student, teacher = kept[1].frame(pixels)
         except Exception as error:
-            return gr.skip(), gr.skip(), in_words(error), None, begun
-        newest = gr.skip() if teacher is None else as_url(teacher)
-        return as_url(student), newest, kept[1].said(), kept, begun
+            return gr.skip(), gr.skip(), in_words(error), None, begun, *same
+        if teacher is not None:
+            newest = as_url(teacher)
+        else:  # what stands there is this camera's last, or another run's, which is not to look like it
+            newest = None if anew else gr.skip()
+        columns = shown(loaded.predictors) if anew else same
+        return as_url(student), newest, kept[1].said(), kept, begun, *columns
 
     def video(self, run: gr.Dropdown) -> None:
         """A video file in, an annotated one out."""
@@ -191,6 +211,19 @@ class LiveTab:
                         yield (str(done.file) if done.file else gr.skip()), done.said
         except Exception as error:
             yield gr.skip(), _plain(error)
+
+
+def networks(shelf: Shelf, run: str | None) -> Container[str]:
+    """Which networks the run has; both where it cannot be read, which the first frame says."""
+    try:
+        return shelf.load(run).predictors
+    except UserError:
+        return BOTH
+
+
+def shown(names: Container[str]) -> list[gr.Column]:
+    """The columns of these networks, and those of the others hidden."""
+    return [gr.Column(visible=name in names) for name in BOTH]
 
 
 def _plain(error: Exception) -> str:

@@ -316,6 +316,10 @@ def test_camera(page):
         page.wait_for_function(  # each frame is a new file, which may be on its way
             f"() => document.querySelector('#live-{name.lower()} img')?.naturalWidth == 640", timeout=SLOW
         )
+    choose(page, "shipped:faces68-small")  # comes without a teacher
+    expect(page.locator("#live-teacher")).to_be_hidden(timeout=SLOW)
+    expect(rates).not_to_contain_text("Teacher", timeout=SLOW)
+    expect(page.locator("#live-student img")).to_be_visible()
     page.locator("#camera").get_by_text("Stop").click()
     expect(rates).to_have_text("The camera is off.", timeout=SLOW)
 

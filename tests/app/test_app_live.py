@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import gradio as gr
@@ -15,8 +16,9 @@ import pytest
 import torch
 from served import ROOT
 from srrl_app.files import sweep
-from srrl_app.images import prepare_images
+from srrl_app.images import as_url, prepare_images
 from srrl_app.live import LONGEST, Camera, annotate
+from srrl_app.live_tab import LiveTab
 from srrl_app.shelf import Shelf
 from srrl_app.words import in_words
 
@@ -61,6 +63,32 @@ def test_the_student_does_not_wait_for_the_teacher(loaded):
             taught.append(other)
     assert len(taught) == 2 and count > 2 * len(seen)
     assert "**Student**" in camera.said() and "**Teacher**" in camera.said()
+
+
+def test_another_run_does_not_keep_the_teachers_picture():
+    """A camera that goes on while another run is chosen, which has no teacher: its picture is emptied, its column hidden."""
+    shelf, request, kept = Shelf("nowhere"), SimpleNamespace(session_hash="one"), None
+    with gr.Blocks():
+        tab = LiveTab(shelf, gr.Dropdown(["shipped:faces68"], value="shipped:faces68"))
+    assert [tab.columns[n].visible for n in ("teacher", "student")] == [True, True]
+    picture = as_url(frame())
+
+    def ask(run):
+        nonlocal kept
+        student, teacher, _, kept, _, *columns = tab.frame(
+            picture, run, False, "the whole picture is one face", kept, request
+        )
+        assert student.startswith("data:image/jpeg")
+        return teacher, columns
+
+    teacher, columns = ask("shipped:faces68")
+    assert not isinstance(teacher, dict) and [c.visible for c in columns] == [True, True]
+    until(lambda: isinstance(ask("shipped:faces68")[0], str))
+    teacher, columns = ask("shipped:faces68-small")
+    assert teacher is None and [c.visible for c in columns] == [False, True]
+    assert ask("shipped:faces68-small") == (gr.skip(), [gr.skip()] * 2)
+    _, columns = ask("shipped:faces68")
+    assert [c.visible for c in columns] == [True, True]
 
 
 def test_a_teacher_that_fails_is_told_and_comes_back(loaded, capsys):
