@@ -330,7 +330,7 @@ def test_settings_with_a_flipped_bit_anywhere_are_refused(begun):
     [
         lambda text: text.replace("alpha: 1.0", "alpha: 9.0"),
         lambda text: text[: text.index("alpha")],
-        lambda text: text + "epochs: 3\n",
+        lambda text: text + "nickname: 3\n",
         lambda text: text[:-12] + "\n",
         lambda text: text.partition("\n")[2].replace("alpha: 1.0", "alpha: 9.0"),
         lambda text: text.replace("ü", "\ufffd"),
