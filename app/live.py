@@ -74,7 +74,7 @@ class Watcher:
 
     def jitter(self, moves: str) -> str:
         """In words: a figure while the face holds still, otherwise ``moves``; empty where no face is followed."""
-        if self.follower is None or not self.follower.tracks:
+        if not getattr(self.follower, "tracks", None):
             return ""
         value = self.follower.jitter
         return f", jitter {value:.2f} % of {self.predictor.size_name}" if value is not None else moves
