@@ -367,10 +367,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200, help="how many in all (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     parser.add_argument("--only", metavar="NAMES", help="jobs, separated by commas (default: all)")
+    parser.add_argument("--settings", default="", help="further ones of every training, with spaces between")
     parser.add_argument("--json", metavar="FILE", help="the table, as JSON")
     parser.add_argument("--keep", metavar="DIR", help="work there, and leave everything")
     args = parser.parse_args(argv)
     preload()
+    SMALL.extend(args.settings.split())
     draw = random.Random(args.seed)
     root = Path(args.keep or tempfile.mkdtemp(prefix="srrl-kills-"))
     failures = []
