@@ -14,7 +14,7 @@ import gradio as gr
 from srrl.errors import UserError
 from srrl.report import COLOURS
 
-from .comparison import COSTS, FIGURE, OTHER, Compared, compare, costs, finds_faces, measured_on
+from .comparison import COSTS, FIGURE, OTHER, Compared, compare, costs, finds_faces, further, measured_on
 from .pictures import opened
 from .words import USUAL, in_words
 
@@ -278,10 +278,9 @@ class CompareTab:
         except Exception as error:
             return [*[gr.skip()] * (2 + len(self.bars)), in_words(error)]
         names = [row[0] for row in rows]
-        table = [
-            [measure, *("–" if row[i] is None else row[i] for row in rows)]
-            for i, measure in enumerate(header[1:], 1)
-        ]
+        measures = [[measure, *(row[i] for row in rows)] for i, measure in enumerate(header[1:], 1)]
+        measures[1:1] = further(run, names, other)  # beside the figure that the bars show
+        table = [[words, *("–" if v is None else v for v in values)] for words, *values in measures]
         bars = []
         for i, measure in enumerate(header[1:], 1):
             frame = pandas.DataFrame({"network": names, "value": [row[i] for row in rows]}).dropna()

@@ -11,7 +11,7 @@ import numpy as np
 
 from srrl.errors import UserError
 
-from .words import SLOW, USUAL, figure_of
+from .words import FURTHER, SLOW, USUAL, figure_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,6 +161,24 @@ def compare(
             " This run is still training, or was stopped: its networks are not what they will be."
         )
     return found
+
+
+def further(run: Loaded, names: list[str], other: Loaded | None = None) -> list[list[Any]]:
+    """Rows of what else was measured on the run's test data: in words, and of each of the networks of :func:`costs`.
+
+    None where a network has no such figure, or one of other data.
+    """
+    there, rows = networks(run, other), []
+    for key, words in FURTHER.items():
+        values = []
+        for name in names:
+            owner, network = there[name.partition(",")[0]]
+            value = owner.results.get(network, {}).get(key)
+            alike = isinstance(value, int | float) and measured_on(owner) == measured_on(run)
+            values.append(round(value, 3) if alike else None)
+        if any(value is not None for value in values):
+            rows.append([words, *values])
+    return rows
 
 
 def _exported(owner: Loaded, form: str, network: str) -> int:

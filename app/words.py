@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from srrl.task import Task
 
 FIGURES = {"nme": "landmark error (NME)", "top1": "right at the first guess (top-1)"}
+# further figures of a finished run, where it has them
+FURTHER = {
+    "fr@0.08": "faces with more than 8 %, %",
+    "fr@0.10": "faces with more than 10 %, %",
+    "auc@0.08": "area below the error curve up to 8 %, 0 to 1",
+    "top5": "right within five guesses (top-5), %",
+}
 USUAL = "one picture, ms (median)"
 SLOW = "19 of 20 take at most, ms"
 

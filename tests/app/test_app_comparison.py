@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 from srrl_app.benchmark import Timed, draw
-from srrl_app.comparison import compare, costs
+from srrl_app.comparison import compare, costs, further
 from srrl_app.runs_tab import described, split_report
 from srrl_app.shelf import Shelf
 from srrl_tasks.faces.landmarker import Face
@@ -158,3 +158,21 @@ def test_plots_asked_for_by_many_threads_open_no_font_twice():
 
 def open_fonts():
     return [f.path for f in psutil.Process().open_files() if f.path.endswith(".ttf")]
+
+
+def test_further_figures_are_those_of_the_results():
+    shelf = Shelf(located("shipped:faces68").parent)
+    large, small = (shelf.load(f"shipped:{name}") for name in ("faces68", "faces68-small"))
+    names = ["teacher", "student", "other student"]
+    rows = {words: values for words, *values in further(large, names, small)}
+    assert set(rows) == {
+        "faces with more than 8 %, %",
+        "faces with more than 10 %, %",
+        "area below the error curve up to 8 %, 0 to 1",
+    }
+    expected = [
+        large.results["teacher"]["fr@0.10"],
+        large.results["student"]["fr@0.10"],
+        small.results["student"]["fr@0.10"],
+    ]
+    assert rows["faces with more than 10 %, %"] == expected and expected[1] == 4.5
