@@ -201,6 +201,9 @@ def _run(
             running.discard(process)
         if stop.requested is not None:
             raise Interrupted(stop.requested)
+        # what a comparison that was killed left behind was training it, and has ended meanwhile
+        if status == 2 and results.is_file():
+            return read_mapping(results)
         if status:
             stop.requested = signal.SIGTERM  # nothing new is begun
             if status == 2 and is_held(out / cell.name):  # what a comparison that was killed left behind
