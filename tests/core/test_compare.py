@@ -304,6 +304,24 @@ def test_what_a_cell_was_given_wrongly_is_said_by_the_comparison(tmp_path, monke
     assert not (tmp_path / "kd-seed0").exists()
 
 
+def test_a_cell_that_what_a_killed_comparison_left_behind_has_just_ended_is_taken(tmp_path, monkeypatch):
+    """Its own process is refused, as a real one is while another trains the folder, whose results come before it has ended."""
+    refused = "import sys; print('error: it is being trained by another process'); sys.exit(2)"
+    waiting = [cells.Cell("none", 0), cells.Cell("kd", 0)]
+    (tmp_path / "none-seed0").mkdir()
+    (tmp_path / "made.json").write_text('{"student": 5}')
+    there = tmp_path / "none-seed0" / "results.json"
+    made = f"import os; os.rename({str(tmp_path / 'made.json')!r}, {str(there)!r}); "
+
+    def command(out, cell):
+        return [sys.executable, "-c", made + refused if cell.method == "none" else refused]
+
+    monkeypatch.setattr(cells, "train_command", command)
+    assert cells.run_cells(tmp_path, waiting[:1], 1) == {waiting[0]: {"student": 5}}
+    with pytest.raises(UserError, match="^kd-seed0: it is being trained"):  # and what has no results is not
+        cells.run_cells(tmp_path, waiting, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
