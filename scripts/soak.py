@@ -158,6 +158,7 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
         runs.mkdir()
         temporary.mkdir()
         os.environ["TMPDIR"] = str(temporary)  # the app's: other programs write to the usual one
+        tempfile.tempdir = folder  # the clients', each of which leaves an empty folder with every answer
         with served("--runs", runs) as (address, started):
             process, load = psutil.Process(started.pid), Load(address, Path(folder))
             threads = [threading.Thread(target=load.client, args=(i,), daemon=True) for i in range(clients)]

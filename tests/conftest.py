@@ -1,6 +1,7 @@
 """What all tests share: the import name of the bundled tasks in a checkout, and a check of every skip."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,19 @@ if (
 from srrl.task import ensure_tasks_importable
 
 ensure_tasks_importable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    """A folder for what programs leave in the system's one, such as a client of the app or a launcher; it goes with the tests."""
+    tmp_path_factory.getbasetemp()  # pytest's own folders stay outside, to be looked at
+    with tempfile.TemporaryDirectory(prefix="srrl-tests-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o1777)  # as the system's: some tests run as another user
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", folder)
+            patch.setattr(tempfile, "tempdir", folder)
+            yield
+
 
 ALLOWED = Path(__file__).with_name("allowed_skips.txt")
 
