@@ -57,14 +57,15 @@ def run(args: argparse.Namespace) -> int:
     runs = Path(args.runs)
     if not next(p for p in (runs, *runs.absolute().parents) if p.exists()).is_dir():
         raise UserError(f"--runs {args.runs} is not a folder: expected one with runs in it, or a new one")
+    from .shelf import Shelf
+
+    shelf = Shelf(args.runs, args.run)
     try:
         import gradio  # noqa: F401 - asked for here, where its absence can be told plainly
     except ImportError:
         raise UserError("the app needs gradio: pip install 'srrl[app]'") from None
     from .page import serve
-    from .shelf import Shelf
 
-    shelf = Shelf(args.runs, args.run)
     with TemporaryDirectory(
         prefix="srrl-app-"
     ) as folder:  # what people upload and are shown: gone with the app

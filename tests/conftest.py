@@ -1,5 +1,6 @@
 """What all tests share: the import name of the bundled tasks in a checkout, and a check of every skip."""
 
+import multiprocessing.util
 import os
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ ensure_tasks_importable()
 def temporary_files(tmp_path_factory):
     """A folder for what programs leave in the system's one, such as a client of the app or a launcher; it goes with the tests."""
     tmp_path_factory.getbasetemp()  # pytest's own folders stay outside, to be looked at
+    multiprocessing.util.get_temp_dir()  # so does this one, which goes with the process
     with tempfile.TemporaryDirectory(prefix="srrl-tests-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o1777)  # as the system's: some tests run as another user
         with pytest.MonkeyPatch.context() as patch:

@@ -81,8 +81,8 @@ def start(*arguments: object, cwd: Path | None = None, **kwargs: object) -> subp
     )
 
 
-def call(*arguments: object, cwd: Path | None = None, **kwargs: object) -> tuple[int, str, str]:
+def call(*arguments: object, **kwargs: object) -> tuple[int, str, str]:
     """The same to its end: exit status, standard output, standard error."""
-    process = start(*arguments, cwd=cwd, **kwargs)
+    process = start(*arguments, **kwargs)
     out, error = process.communicate(timeout=240)
     return process.returncode, out, error

@@ -1,7 +1,7 @@
 """One tiny run of the binary task for all tests of it, trained by the command line."""
 
 import pytest
-from small_run import call
+from forked import forked
 
 TINY = [
     "epochs=2",
@@ -26,6 +26,6 @@ def tiny():
 def trained(tmp_path_factory):
     """Its folder and what train printed."""
     folder = tmp_path_factory.mktemp("binär 1") / "run"
-    status, out, error = call("train", "--task", "binary", *TINY, "--run-dir", folder)
+    status, out, error = forked("train", "--task", "binary", *TINY, "--run-dir", folder)
     assert status == 0, error
     return folder, out

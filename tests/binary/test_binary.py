@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from forked import forked
 from safetensors.torch import load_file
-from small_run import call
 from srrl_tasks.binary.layers import BinaryConv2d, BinaryLinear, binarize_activation, binarize_weight, sign
 from srrl_tasks.binary.networks import binary_resnet, count_operations, packed_size
 from srrl_tasks.binary.settings import BinarySettings
@@ -157,7 +157,7 @@ def test_run_trains_both_stages_and_reports_operations(trained, tmp_path):
     weights = load_file(folder / "weights/student.safetensors")
     latent = [v for k, v in weights.items() if k.endswith("conv.weight")]
     assert len(latent) == 6 and all(v.abs().max() <= 1 for v in latent)  # clipped after each update
-    status, out, error = call("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
+    status, out, error = forked("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
     assert status == 0, error
     again = json.loads((tmp_path / "again.json").read_text())
     assert again["student"]["top1"] == pytest.approx(student["top1"])
@@ -186,5 +186,7 @@ def test_the_connector_goes_on_into_the_second_stage(tiny, tmp_path):
 
 
 def test_methods_that_keep_a_head_are_for_one_stage(tiny, tmp_path):
-    status, _, error = call("train", "--task", "binary", *tiny, "method=simkd", "--run-dir", tmp_path / "run")
+    status, _, error = forked(
+        "train", "--task", "binary", *tiny, "method=simkd", "--run-dir", tmp_path / "run"
+    )
     assert status == 2 and "trains in one stage" in error.splitlines()[-1]

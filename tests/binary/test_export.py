@@ -2,15 +2,14 @@
 
 import csv
 import json
-import resource
 from importlib import import_module
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from forked import forked
 from safetensors.torch import load_file, safe_open
-from small_run import call
 
 import srrl
 from srrl.api import open_run
@@ -31,7 +30,7 @@ def command(name, *arguments):
 
 @pytest.fixture(scope="module")
 def exported(finished):
-    status, out, error = call("export", finished, "--format", "packed")
+    status, out, error = forked("export", finished, "--format", "packed")
     assert status == 0, error
     return finished / "student-packed.safetensors", out
 
@@ -96,9 +95,8 @@ def test_a_full_disk_leaves_no_file_and_the_next_export_is_whole(finished, tmp_p
     """The operating system refuses to write more than 4 kB a file: status 1, and one line that names the file."""
     out = tmp_path / ("a.safetensors" if form == "packed" else "a.onnx")
     arguments = ["export", finished, "--format", form, "--out", out]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731 - runs in the child
     before = sorted(finished.rglob("*"))
-    status, printed, error = call(*arguments, preexec_fn=limit)
+    status, printed, error = forked(*arguments, largest_file=4096)
     assert status == 1 and printed == "", error
     assert error.strip().splitlines()[-1].startswith(f"error: could not save {out}: File too large"), error
     assert "Traceback" not in error

@@ -9,7 +9,7 @@ import shutil
 import cv2
 import pytest
 from coloured import CLASSES, TINY, colours, pack
-from small_run import call
+from forked import forked
 
 import srrl
 from srrl.cli import guarded
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classes é 2")
     archive = pack(colours(folder / "set"), folder / "colours.tar")
     arguments = ["--task", "classification", f"data.train={archive}", *TINY, "--run-dir", folder / "run"]
-    status, out, error = call("train", *arguments)
+    status, out, error = forked("train", *arguments)
     assert status == 0, error
     return folder, out
 
@@ -56,7 +56,7 @@ def test_saved_models_are_the_scored_ones(run):
 
 def test_predict_writes_a_table_and_drawn_copies(run, tmp_path):
     folder, _ = run
-    status, out, error = call(
+    status, out, error = forked(
         "predict", folder / "run", folder / "set/test/red", "--out", tmp_path / "out", "--model", "teacher"
     )
     assert status == 0, error
@@ -65,7 +65,7 @@ def test_predict_writes_a_table_and_drawn_copies(run, tmp_path):
     assert len(rows) == 4 * 5 and {r["rank"] for r in rows} == set("12345")
     assert {r["class"] for r in rows} <= set(CLASSES)
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 4
-    assert call("predict", folder / "run", folder / "set", "--box", "whole")[0] == 2
+    assert forked("predict", folder / "run", folder / "set", "--box", "whole")[0] == 2
 
 
 def test_a_run_that_lost_a_setting_is_refused(run, tmp_path):
@@ -73,18 +73,20 @@ def test_a_run_that_lost_a_setting_is_refused(run, tmp_path):
     config = tmp_path / "run/config.yaml"
     text = re.sub(r"(?m)^#.*\n", "", config.read_text())  # no checksum, as runs were written before
     config.write_text(re.sub(r"(?m)^image_size: .*$", "image_size: null", text))
-    status, _, error = call("predict", tmp_path / "run", run[0] / "set/test/red", "--out", tmp_path / "out")
+    status, _, error = forked("predict", tmp_path / "run", run[0] / "set/test/red", "--out", tmp_path / "out")
     assert status == 2 and "does not say image_size" in error and len(error.strip().splitlines()) == 1
 
 
 def test_evaluation_on_other_data_of_the_same_classes_and_of_others(run, tmp_path):
     folder, _ = run
     colours(tmp_path / "other", splits=("",), count=2)
-    status, out, error = call("evaluate", folder / "run", "--data", tmp_path / "other", "--model", "student")
+    status, out, error = forked(
+        "evaluate", folder / "run", "--data", tmp_path / "other", "--model", "student"
+    )
     assert status == 0, error
     assert "split all (14 samples)" in out
     colours(tmp_path / "strange", splits=("",), classes=("red", "green", "ochre"))
-    status, _, error = call("evaluate", folder / "run", "--data", tmp_path / "strange")
+    status, _, error = forked("evaluate", folder / "run", "--data", tmp_path / "strange")
     assert status == 2 and "has the classes 3 (green, ochre, red)" in error.splitlines()[-1]
 
 
@@ -122,7 +124,7 @@ def test_what_does_not_fit_ends_with_two_and_one_line(run, tmp_path, changes, me
     folder, _ = run
     data = tmp_path if "data.format=cifar10" in changes else folder / "set"
     arguments = ["--task", "classification", f"data.train={data}", *TINY, *changes]
-    status, _, error = call("train", *arguments, "--run-dir", tmp_path / "run")
+    status, _, error = forked("train", *arguments, "--run-dir", tmp_path / "run")
     assert status == 2 and message in error.strip().splitlines()[-1] and "Traceback" not in error
     assert not (tmp_path / "run").exists()
 
@@ -132,5 +134,5 @@ def test_a_teacher_of_other_classes_is_refused(run, tmp_path):
     colours(tmp_path / "fewer", classes=CLASSES[:3])
     arguments = ["--task", "classification", f"data.train={tmp_path / 'fewer'}", *TINY]
     checkpoint = f"teacher.checkpoint={folder / 'run'}"
-    status, _, error = call("train", *arguments, checkpoint, "--run-dir", tmp_path / "run")
+    status, _, error = forked("train", *arguments, checkpoint, "--run-dir", tmp_path / "run")
     assert status == 2 and "classifier" in error.strip().splitlines()[-1]

@@ -10,7 +10,6 @@ import json
 import os
 import pty
 import re
-import resource
 import select
 import shutil
 import signal
@@ -21,6 +20,7 @@ import time
 
 import cv2
 import pytest
+from forked import forked
 from safetensors.torch import load_file
 from small_run import ROOT, TINY, call, faces, start
 
@@ -194,7 +194,7 @@ def test_the_teacher_has_its_own_rate(finished):
 
 def test_evaluate_gives_the_same_figures(finished, tmp_path):
     folder, _ = finished
-    status, out, error = call("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
+    status, out, error = forked("evaluate", folder, "--model", "student", "--json", tmp_path / "again.json")
     assert status == 0, error
     assert "split test (24 samples), protocol landmark-box" in out and "| nme (%) |" in out
     again, before = (
@@ -215,10 +215,10 @@ def test_evaluate_names_the_validation_split_where_there_was_no_other(finished, 
         if not line.startswith("#")
     ]
     config.write_text("\n".join(lines) + "\n")
-    assert "split val (" in call("evaluate", copy, "--model", "student")[1]
+    assert "split val (" in forked("evaluate", copy, "--model", "student")[1]
     photos = next(line.split(": ")[1] for line in lines if line.startswith("  train:"))
-    assert "split all (" in call("evaluate", copy, "--model", "student", "--data", photos)[1]
-    assert call("evaluate", copy, "--format", "ibug")[0] == 2
+    assert "split all (" in forked("evaluate", copy, "--model", "student", "--data", photos)[1]
+    assert forked("evaluate", copy, "--format", "ibug")[0] == 2
 
 
 def ended_with(command, *arguments):
@@ -300,7 +300,7 @@ def test_sigkill_then_resume_is_bit_identical(arguments, finished, tmp_path):
     wait_for(process, folder / "checkpoints" / "teacher.pt")
     process.send_signal(signal.SIGSTOP)  # so that it does not end meanwhile
     before = (folder / "checkpoints/teacher.pt").read_bytes()
-    status, _, error = call("train", "--resume", folder)
+    status, _, error = forked("train", "--resume", folder)
     assert status == 2 and len(error.splitlines()) == 1
     assert f"{folder} is being trained by another process" in error
     assert (folder / "checkpoints/teacher.pt").read_bytes() == before
@@ -311,7 +311,7 @@ def test_sigkill_then_resume_is_bit_identical(arguments, finished, tmp_path):
     process.kill()
     process.communicate()
     assert not (folder / "results.json").exists()
-    status, _, error = call("train", "--resume", folder)
+    status, _, error = forked("train", "--resume", folder)
     assert status == 0, error
     same_weights(finished[0], folder)
     rows = list(csv.DictReader(open(folder / "metrics.csv")))
@@ -331,7 +331,7 @@ def test_signals_checkpoint_and_name_the_resume_command(arguments, finished, tmp
     assert f"--resume {folder}" in error
     assert "Traceback" not in error
     if signum == signal.SIGTERM:
-        status, _, error = call("train", "--resume", folder)
+        status, _, error = forked("train", "--resume", folder)
         assert status == 0, error
         same_weights(finished[0], folder)
 
@@ -367,7 +367,7 @@ def test_a_terminal_that_is_closed(arguments, finished, tmp_path, ignored):
         assert process.wait(120) == 0
     else:
         assert process.wait(60) == 129 and not (folder / "results.json").exists()
-        status, _, error = call("train", "--resume", folder)
+        status, _, error = forked("train", "--resume", folder)
         assert status == 0, error
     same_weights(finished[0], folder)
 
@@ -380,14 +380,13 @@ def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path)
     process.kill()
     process.communicate()
     before = hashlib.sha256((folder / "checkpoints" / "teacher.pt").read_bytes()).hexdigest()
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # noqa: E731 - runs in the child
-    status, _, error = call("train", "--resume", folder, preexec_fn=limit)
+    status, _, error = forked("train", "--resume", folder, largest_file=4096)
     assert status == 1
     assert error.strip().splitlines()[-1].startswith("error: could not save")
     assert "Traceback" not in error
     assert hashlib.sha256((folder / "checkpoints" / "teacher.pt").read_bytes()).hexdigest() == before
     assert not list(folder.rglob("*.tmp"))
-    status, _, error = call("train", "--resume", folder)
+    status, _, error = forked("train", "--resume", folder)
     assert status == 0, error
     same_weights(finished[0], folder)
 
@@ -415,7 +414,7 @@ def test_two_processes_share_one_run_folder_and_one_report(arguments, tmp_path):
 
 
 def test_resume_of_a_finished_run_says_so(finished):
-    status, out, _ = call("train", "--resume", finished[0])
+    status, out, _ = forked("train", "--resume", finished[0])
     assert status == 0
     assert "finished" in out
 
@@ -434,7 +433,7 @@ def test_help_is_quick_and_needs_no_torch():
 def test_benchmark_gives_the_step_against_its_floor(finished, tmp_path):
     """Ratios are medians of rounds, so a neighbour that begins in the middle moves them from those of the medians: three tries."""
     for _ in range(3):
-        status, out, error = call(
+        status, out, error = forked(
             "benchmark", finished[0], "--rounds", "3", "--json", tmp_path / "speed.json"
         )
         assert status == 0, error
@@ -455,7 +454,7 @@ def test_benchmark_gives_the_step_against_its_floor(finished, tmp_path):
 
 
 def test_benchmark_needs_no_run(tmp_path):
-    status, _, error = call(
+    status, _, error = forked(
         "benchmark", "--task", "classification", "method=none", "student.width=2", "--rounds", "2",
         "--batches", "3", "--batch-size", "8", "--json", tmp_path / "speed.json",
     )  # fmt: skip
@@ -464,5 +463,5 @@ def test_benchmark_needs_no_run(tmp_path):
     assert "step" not in found and found["latency_ms"]["1 threads"].keys() == {"student"}
     assert found["epoch"]["1 threads"]["batches"] == 3 and found["epoch"]["1 threads"]["batch_size"] == 8
     for arguments in ((), ("a", "b")):
-        status, _, error = call("benchmark", *arguments)
+        status, _, error = forked("benchmark", *arguments)
         assert status == 2 and "expected one run folder" in error

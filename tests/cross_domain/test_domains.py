@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from coloured import TINY, colours, pack
+from forked import forked
 from safetensors.torch import load_file
-from small_run import call, write_face
+from small_run import write_face
 from srrl_tasks.classification.sources import pictures_in
 from srrl_tasks.faces import target as faces_target
 from srrl_tasks.faces.schemes import scheme_for
@@ -54,7 +55,7 @@ def run(domains, tmp_path_factory):
     archive, flat, test = domains
     folder = tmp_path_factory.mktemp("läufe 1") / "night"
     arguments = [f"data.train={archive}", f"cross_domain.train={flat}", f"cross_domain.test={test}", *TINY]
-    status, out, error = call("train", "--task", "cross_domain", *arguments, "--run-dir", folder)
+    status, out, error = forked("train", "--task", "cross_domain", *arguments, "--run-dir", folder)
     assert status == 0, error
     return folder, out
 

@@ -7,7 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-from small_run import ROOT, call
+from forked import forked
+from small_run import ROOT
 from srrl_tasks.faces import synthetic
 from srrl_tasks.faces.synthetic.settings import GENERATOR_VERSION
 
@@ -132,7 +133,7 @@ def test_a_file_may_name_the_teacher_shortly(tmp_path):
 def test_commands_take_the_name_and_write_nothing_into_the_package(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in FOLDER.rglob("*")}
     picture = ROOT / "app" / "examples" / "face.jpg"
-    status, said, error = call("predict", "shipped:faces68", picture, "--out", "found", cwd=tmp_path)
+    status, said, error = forked("predict", "shipped:faces68", picture, "--out", "found", cwd=tmp_path)
     assert status == 0, error
     assert "1 prediction on 1 picture" in said
     faces = tmp_path / "photographs"
@@ -141,12 +142,12 @@ def test_commands_take_the_name_and_write_nothing_into_the_package(tmp_path):
     found = srrl.load("shipped:faces68")(str(picture))[0].points
     lines = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in found)
     (faces / "face.pts").write_text(f"version: 1\nn_points: 68\n{{\n{lines}\n}}\n")
-    status, said, error = call(
+    status, said, error = forked(
         "evaluate", "shipped:faces68", "--model", "student", "--data", faces, "--json", "e.json", cwd=tmp_path
     )
     assert status == 0, error
     assert read_json(tmp_path / "e.json")["student"]["nme"] < 3  # its own points, from another crop
-    status, _, error = call("evaluate", "shipped:faces86", cwd=tmp_path)
+    status, _, error = forked("evaluate", "shipped:faces86", cwd=tmp_path)
     assert status == 2 and "did you mean shipped:faces68?" in error
     assert {p: p.stat().st_mtime_ns for p in FOLDER.rglob("*")} == before
 
@@ -184,7 +185,7 @@ def test_a_student_starts_from_it(tmp_path):
     from small_run import faces as draw
 
     draw(faces)
-    status, said, error = call(
+    status, said, error = forked(
         "train", "-c", ROOT / "configs" / "faces-finetune.yaml", f"data.train={faces}", "epochs=1", "optim.lr=1e-12",
         "optim.ema=0", "optim.weight_decay=0", "threads=1", "--run-dir", "run", cwd=tmp_path,
     )  # fmt: skip
