@@ -438,10 +438,8 @@ def test_everybody_can_read_and_hear_it(browser, site, scheme):
             assert not found, [(tab, v["help"], [n["html"] for n in v["nodes"]]) for v in found]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phone(browser, site, scheme):
-    phone = {"viewport": {"width": 380, "height": 800}, "color_scheme": scheme}
-    with opened(browser, site[0], **phone) as page:
+def test_phone(browser, site):
+    with opened(browser, site[0], viewport={"width": 380, "height": 800}) as page:
         for tab in ("Live", "Benchmark", "Runs", "Train", "Compare"):
             if not page.get_by_role("tab", name=tab, exact=True).is_visible():
                 page.get_by_label("More tabs").first.click()
