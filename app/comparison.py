@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ COSTS = (
     "multiply-adds, millions",
     "file, MB",
 )
+LIKELIEST = 5  # classes that are shown of each network
 ROUNDS = 25  # of the latency's measurement
 
 
@@ -100,17 +102,18 @@ def compare_faces(
 
 
 def compare_classes(run: Loaded, pixels: np.ndarray, other: Loaded | None, baseline: bool) -> Compared:
-    """Classes: the five likeliest of each network, side by side."""
+    """Classes: the five likeliest of each network, and what every other network gives them, side by side."""
     found = {
-        name: r.predictors[n](pixels) for name, (r, n) in networks(run, other, baseline=baseline).items()
+        name: r.predictors[n](pixels, top=None)
+        for name, (r, n) in networks(run, other, baseline=baseline).items()
     }
     compared = Compared({name: pixels for name in found})
-    compared.bars = {name: {g.name: g.probability for g in guesses} for name, guesses in found.items()}
+    all_classes = {name: {g.name: g.probability for g in guesses} for name, guesses in found.items()}
+    compared.bars = {name: dict(islice(classes.items(), LIKELIEST)) for name, classes in all_classes.items()}
     compared.header = ["class", *(f"{name}, %" for name in found)]
-    classes = dict.fromkeys(g.name for guesses in found.values() for g in guesses)
     compared.rows = [
-        [c, *(round(100 * compared.bars[name][c], 1) if c in compared.bars[name] else "–" for name in found)]
-        for c in classes
+        [c, *(round(100 * classes[c], 1) if c in classes else "–" for classes in all_classes.values())]
+        for c in dict.fromkeys(chain.from_iterable(compared.bars.values()))
     ]
     if "teacher" in found and "student" in found:
         teacher, student = found["teacher"][0], found["student"][0]

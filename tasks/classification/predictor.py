@@ -52,14 +52,14 @@ class Classifier:
         self.model, self.cfg = model.eval(), cfg
 
     @torch.no_grad()
-    def __call__(self, image: Any) -> list[Guess]:
-        """Up to five classes of a picture (a path, a PIL image or an RGB array (H, W, 3) uint8). Raises UserError."""
+    def __call__(self, image: Any, top: int | None = 5) -> list[Guess]:
+        """The ``top`` likeliest classes (None: all) of a picture (a path, a PIL image or an RGB array (H, W, 3) uint8). Raises UserError."""
         size = self.cfg.image_size
         pixels = to_rgb(image)
         pixels = _fitted(pixels, size) if size <= SMALL else central(pixels, size)
         x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
         p = self.model(x.to(next(self.model.parameters()).device))[0].float().softmax(0)
-        best = p.topk(min(5, len(p)))
+        best = p.topk(len(p) if top is None else min(top, len(p)))
         names = self.cfg.data.classes
         return [
             Guess(names[i], i, v) for v, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)

@@ -1,11 +1,13 @@
 """What the page is told: which runs there are, how far two networks are apart, what they cost."""
 
+import copy
 import os
 import threading
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from srrl_app.benchmark import Timed, draw
 from srrl_app.comparison import compare, costs, further
 from srrl_app.runs_tab import described, split_report
@@ -107,8 +109,16 @@ def test_classes_of_both_networks_side_by_side(runs):
     found = compare(run, pixels, "detector")
     teacher, student = (run.predictors[n](pixels) for n in ("teacher", "student"))
     assert found.header == ["class", "teacher, %", "student, %"]
-    row = next(r for r in found.rows if r[0] == teacher[0].name)
-    assert row[1] == round(100 * teacher[0].probability, 1)
+    assert {r[0] for r in found.rows} == {g.name for g in teacher + student}  # of ten classes
+    assert [list(bars) for bars in found.bars.values()] == [[g.name for g in n] for n in (teacher, student)]
+    shown = torch.from_numpy(pixels).double().permute(2, 0, 1)[None] / 255
+    for column, name in enumerate(
+        ("teacher", "student"), 1
+    ):  # also of classes that only the other one holds likely
+        with torch.no_grad():
+            probability = copy.deepcopy(run.models[name]).double()(shown)[0].softmax(0)
+        for row in found.rows:
+            assert row[column] == pytest.approx(100 * float(probability[int(row[0])]), abs=0.051)
     assert ("disagree" in found.summary) == (teacher[0].name != student[0].name)
 
 
