@@ -11,6 +11,10 @@ CSS = """
 .gradio-container label:has(input:focus-visible) {outline: 3px solid #2563eb !important; outline-offset: 2px}
 footer .divider {display: none}
 #plots .grid-wrap {height: auto !important; max-height: none !important; overflow: visible !important}  /* every picture of the report */
+#plots .grid-container {grid-auto-rows: auto; row-gap: 16px; padding-top: 36px}
+#plots .thumbnail-item {aspect-ratio: auto; height: auto; width: 100%}  /* as high as its picture is, and not a square */
+#plots .thumbnail-item img {height: auto; max-height: 560px}
+#plots .caption-label {position: static; max-width: none; white-space: normal; text-align: left; border: none}
 #report table {display: block; overflow-x: auto}
 #report :is(th, td) {word-break: normal; overflow-wrap: normal}
 .unseen {position: absolute !important; width: 1px !important; height: 1px !important; overflow: hidden; clip-path: inset(50%)}

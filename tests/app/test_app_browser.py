@@ -413,6 +413,12 @@ def test_runs_tab_shows_curves_pictures_report_and_settings(page):
     expect(page.locator("#report")).to_contain_text("faces: srrl on synthetic")
     expect(page.locator("#curves img")).to_be_visible()
     assert page.locator("#plots img").count() >= 2
+    page.wait_for_function("() => document.querySelector('#plots img').naturalWidth > 0")
+    picture, place = page.locator("#plots img").first, page.locator("#plots .thumbnail-item").first
+    height, width = picture.evaluate("image => [image.naturalHeight, image.naturalWidth]")
+    box, around = picture.bounding_box(), place.bounding_box()
+    assert around["height"] < height / width * around["width"] + 100  # as high as the picture and its words
+    assert box["y"] > page.locator("#plots label").bounding_box()["y"] + 20  # below the heading
     assert page.locator("#report a[href^=mailto]").count() == 0
     page.get_by_role("button", name="Settings").click()
     expect(page.locator("#settings")).to_contain_text("alpha")
