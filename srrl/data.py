@@ -14,6 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from srrl.errors import UserError
 from srrl.interrupt import quiet_worker
 
+# batches of a whole training: with fewer than the first, networks that start from nothing hardly learn (60 pictures of three
+# classes: 60 batches give 47 % right, 210 give 93 %, 420 all); the others are what is advised instead
+FEW, ENOUGH, SMALL = 300, 600, 8
+
 
 class EpochBatches(Sampler):
     """Batches of (epoch, index) pairs: a permutation that depends on (seed, epoch) alone.
@@ -53,6 +57,20 @@ class EpochBatches(Sampler):
             first = (b * self.world + self.rank) * self.batch_size
             chosen = order[first : first + self.batch_size]
             yield (self.epoch, chosen) if self.arrays else [(self.epoch, int(i)) for i in chosen]
+
+
+def too_few_batches(samples: int, batch_size: int, epochs: int, world: int = 1) -> str | None:
+    """What to say where a training is so short that its networks hardly learn, and which settings are not; else None."""
+    an_epoch = EpochBatches(samples, batch_size, 0, world=world).total
+    if epochs * an_epoch >= FEW:
+        return None
+    small = min(batch_size, SMALL)
+    more = EpochBatches(samples, small, 0, world=world).total
+    longer = max(epochs, -(-ENOUGH // more))
+    return (
+        f"{samples} training samples are {an_epoch} batch{'es' * (an_epoch > 1)} an epoch and {epochs * an_epoch} in all, "
+        f"which is little to learn from: batch_size={small} epochs={longer} would be {longer * more}"
+    )
 
 
 class KeyedDataset(Dataset):

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from srrl import runs
 from srrl.checkpoint import load_weights, normalisations, normalise_as, save_weights
 from srrl.config import OptimSettings, RunSettings, dump
+from srrl.data import too_few_batches
 from srrl.distillers import build_distiller, check_method, distiller_class
 from srrl.distillers.base import Distiller
 from srrl.errors import UserError
@@ -112,6 +113,11 @@ class Pipeline:
             data = first_then_all(lambda: self.task.prepare(cfg, self.say))
         if first:
             run.write_settings(dump(cfg))  # the data may have said what the config left open
+            # the embedded sets are small on purpose, and a student that goes on needs less
+            if cfg.data.train and not cfg.student.init and not self.batches:
+                world = self.accelerator.num_processes
+                if few := too_few_batches(len(data.train), cfg.batch_size, cfg.epochs, world):
+                    self.say(f"data: {few}")
         if cfg.score == "val":
             data = data.on_validation()
         return data.shortened(self.batches * cfg.batch_size) if self.batches else data

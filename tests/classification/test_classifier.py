@@ -30,6 +30,9 @@ def test_results_are_those_of_the_contract(run):
     folder, out = run
     results = json.loads((folder / "run/results.json").read_text())
     assert (results["task"], results["dataset"], results["split"]) == ("classification", "colours", "test")
+    assert (
+        "which is little to learn from: batch_size=" in out
+    )  # of one's own pictures; the embedded ones are few on purpose
     for model in ("teacher", "student", "baseline"):
         assert {"top1", "top5", "params", "macs", "size_bytes", "latency_ms_p50"} <= results[model].keys()
         assert results[model]["classes"].keys() == set(CLASSES)

@@ -8,7 +8,15 @@ import torch
 from torch.utils.data import Dataset
 from toys import Colours
 
-from srrl.data import EpochBatches, KeyedDataset, eval_loader, on_device, train_loader, worker_count
+from srrl.data import (
+    EpochBatches,
+    KeyedDataset,
+    eval_loader,
+    on_device,
+    too_few_batches,
+    train_loader,
+    worker_count,
+)
 from srrl.errors import UserError
 
 
@@ -198,3 +206,15 @@ def test_loading_does_not_move_the_global_generator():
         state = torch.get_rng_state()
         list(loader)
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_too_short_to_learn_from_is_said_with_what_is_not():
+    """By hand: 60 samples are one whole batch of 32, seven of 8; 86 times 7 is the first multiple above 600."""
+    said = too_few_batches(60, 32, 30)
+    assert said.startswith("60 training samples are 1 batch an epoch and 30 in all, ")
+    assert said.endswith(": batch_size=8 epochs=86 would be 602")
+    assert too_few_batches(300, 10, 10) is None and too_few_batches(299, 10, 10) is not None
+    assert too_few_batches(300, 10, 10, world=2).startswith(
+        "300 training samples are 15 batches an epoch and 150"
+    )
+    assert too_few_batches(100, 4, 11).endswith("batch_size=4 epochs=24 would be 600")  # never a larger batch
