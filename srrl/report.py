@@ -145,10 +145,11 @@ def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) 
     if "baseline" in results and "student" in results:
         b, s = results["baseline"][task.metric], results["student"][task.metric]
         gain = (s - b) if task.higher else (b - s)
-        word = "better" if gain >= 0 else "worse"
+        apart = f"{abs(gain):.3f}"
+        said = "the same" if float(apart) == 0 else f"{apart} {'better' if gain > 0 else 'worse'}"
         lines.append(
             f"Distillation ({cfg.method}) against the same student without a teacher: {b:.3f} → {s:.3f} {task.unit} "
-            f"({abs(gain):.3f} {word}). One run of one seed: repeat over seeds before you rely on the difference."
+            f"({said}). One run of one seed: repeat over seeds before you rely on the difference."
         )
     if "mean_shape_nme" in results:
         lines.append(

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from small_run import ROOT
@@ -349,3 +350,22 @@ def test_edited_settings_are_refused_and_the_way_to_use_them_is_named(begun, dam
 def test_settings_without_a_checksum_are_taken(tmp_path):
     (tmp_path / "config.yaml").write_text("task: faces\nepochs: 3\n# mine\n")
     assert RunFolder(tmp_path).settings() == {"task": "faces", "epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "student", "higher", "said"),
+    [
+        (5.0, 4.0, True, "1.000 worse"),
+        (5.0, 4.0, False, "1.000 better"),
+        (4.0, 5.0, True, "1.000 better"),
+        (5.0, 5.0001, True, "the same"),  # as it is printed
+        (5.0, 5.0001, False, "the same"),
+    ],
+)
+def test_a_report_says_what_distillation_brought(baseline, student, higher, said):
+    from srrl.report import _summary
+
+    task = SimpleNamespace(metric="m", higher=higher, unit="%")
+    results = {"split": "test", "protocol": "p", "baseline": {"m": baseline}, "student": {"m": student}}
+    cfg = SimpleNamespace(method="srrl", seed=0)
+    assert f" % ({said}). One run" in _summary(task, cfg, results, SimpleNamespace(name="d", details={}))
