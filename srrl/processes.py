@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -33,8 +34,22 @@ def state() -> PartialState:
 
     if world_size() == 1:
         return PartialState()
+    atexit.unregister(_leave)  # at most once
+    atexit.register(_leave)
     # the others may have to wait while the first one makes the data
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
+
+
+def _leave() -> None:
+    """Ends the connection to the others while Python still runs.
+
+    Left to the process's end, gloo now and then aborts a process that has done all its work ("terminate called without an
+    active exception"), and the launcher takes that for a failure. NCCL's end waits for the others, who may be gone.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def is_lost(error: BaseException) -> bool:
