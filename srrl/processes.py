@@ -44,7 +44,7 @@ def _leave() -> None:
     """Ends the connection to the others while Python still runs.
 
     Left to the process's end, gloo now and then aborts a process that has done all its work ("terminate called without an
-    active exception"), and the launcher takes that for a failure. NCCL's end waits for the others, who may be gone.
+    active exception", pytorch issue 190489), and the launcher takes that for a failure. NCCL's end waits for the others, who may be gone.
     """
     import torch.distributed as dist
 
