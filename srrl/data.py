@@ -15,7 +15,7 @@ from srrl.errors import UserError
 from srrl.interrupt import quiet_worker
 
 # batches of a whole training: with fewer than the first, networks that start from nothing hardly learn (60 pictures of three
-# classes: 60 batches give 47 % right, 210 give 93 %, 420 all); the others are what is advised instead
+# classes: 30 batches give 47 % right, 210 give 93 %, 420 all); the others are what is advised instead
 FEW, ENOUGH, SMALL = 300, 600, 8
 
 
