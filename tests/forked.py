@@ -9,6 +9,7 @@ import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from unittest import mock
 
 SECONDS = 240  # that a command may take
 # what the commands import one after the other; none of it starts a thread, which would be missing after a fork
@@ -19,8 +20,11 @@ IMPORTED = [
     "srrl.predict",
     "srrl.export",
     "torchvision.models",
+    "torch._dynamo",
+    "accelerate.utils.operations",
+    "sklearn.datasets",
+    "matplotlib.pyplot",
 ]
-IMPORTED += ["torch._dynamo", "accelerate.utils.operations", "sklearn.datasets", "matplotlib.pyplot"]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTED)
@@ -35,22 +39,21 @@ def forked(
     """
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder, stream) for stream in ("out", "err")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        os.environ["OMP_NUM_THREADS"], before = (
-            "1",
-            os.environ.get("OMP_NUM_THREADS"),
-        )  # read at torch's import
-        try:
+        with mock.patch.dict(
+            os.environ, OMP_NUM_THREADS="1"
+        ):  # the first call starts what imports torch, which reads it
             process = _context.Process(
                 target=_run,
-                args=(name, [str(a) for a in arguments], cwd or Path.cwd(), environment, said, largest_file),
+                args=(
+                    name,
+                    [str(a) for a in arguments],
+                    cwd or Path.cwd(),
+                    dict(os.environ),
+                    said,
+                    largest_file,
+                ),
             )
             process.start()
-        finally:
-            if before is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = before
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
