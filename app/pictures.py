@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from srrl.allocator import give_back
 from srrl.errors import UserError
-from srrl.media import to_rgb
+from srrl.media import DAMAGE, to_rgb
+from srrl.media import opened as opened_picture
 
 from .files import refuse_addresses
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOST_PIXELS = 50_000_000  # of a file, decoded: 150 MB
 LONGEST = 2048  # pixels; larger pictures are shrunk to this before anything looks at them
@@ -23,6 +26,7 @@ LARGE = 20_000_000  # bytes of a decoded picture after which memory is handed ba
 TOO_LARGE = (
     f"This picture has {{}} than the {MOST_PIXELS // 10**6} megapixels that are allowed: make it smaller."
 )
+DAMAGED = "This picture is damaged and cannot be opened: save it again, or choose another."
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
@@ -54,17 +58,19 @@ def _read(source: str | Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the limit below is ours
-            with Image.open(_readable(source), formats=KINDS) as opened:
-                width, height = opened.size
+            with opened_picture(_readable(source), KINDS) as picture:
+                width, height = picture.size
                 if width * height > MOST_PIXELS:
                     raise UserError(TOO_LARGE.format(f"{width} × {height} pixels, more"))
-                return _decoded(opened)
+                return _decoded(picture)
     except Image.DecompressionBombError:
         raise UserError(TOO_LARGE.format("far more pixels")) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except UnidentifiedImageError:
         raise UserError(
             "This file is not a picture that can be opened here: use JPEG, PNG, WebP, BMP, GIF or TIFF."
         ) from None
+    except DAMAGE:
+        raise UserError(DAMAGED) from None
 
 
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
@@ -76,16 +82,14 @@ def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def _readable(source: str | Path) -> Path | io.BytesIO:
+def _readable(source: str | Path) -> Path | bytes:
     if isinstance(source, str) and source.startswith("data:image/"):
-        return io.BytesIO(base64.b64decode(source.partition(",")[2]))
+        return base64.b64decode(source.partition(",")[2])
     return Path(source)
 
 
-def _decoded(opened: Any) -> np.ndarray:
+def _decoded(picture: Image) -> np.ndarray:
     try:
-        return to_rgb(opened)
+        return to_rgb(picture)
     except UserError:
-        raise UserError(
-            "This picture is damaged and cannot be opened: save it again, or choose another."
-        ) from None
+        raise UserError(DAMAGED) from None

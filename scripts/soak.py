@@ -4,7 +4,7 @@
 that many clients loose on it, each of which goes on at once: pictures compared (of several sizes, files that are none, a run that
 is not there), the page opened anew, the list of runs, networks timed, and every now and then a client that asks and leaves.
 Meanwhile the app's memory, open files, threads and temporary files are written down. Ends with 1 where an answer was not the one
-expected or anything grew. Needs the extras app and test.
+expected or did not come within five minutes, a client had none at all, or anything grew. Needs the extras app and test.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from served import served  # noqa: E402
 
 WHOLE, FIND = "the whole picture is one face", "find the faces"
 RUNS = ("shipped:faces68", "shipped:faces68-small")
+PATIENCE = 300.0  # seconds for an answer, of which a comparison by ten clients on two cores takes ten
 EVERY = 5.0  # seconds between two looks at the process
 # what may still grow once every kind of request has been answered many times
 GROWTH = {"memory_mb": 60.0, "open_files": 15.0, "threads": 15.0, "temporary_mb": 60.0}
@@ -66,13 +67,14 @@ class Load:
         self.address, self.files = address, pictures(folder)
         self.seconds: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
         self.errors: list[str] = []
+        self.answered: collections.Counter[int] = collections.Counter()  # by client
         self.stop = threading.Event()
         self._lock = threading.Lock()
 
     def client(self, number: int) -> None:
         """Asks until it is told to stop."""
         rng = random.Random(number)
-        client = Client(self.address, verbose=False)
+        client: Client | None = None
         kinds: list[tuple[str, float, Callable[[Client, random.Random], str | None]]] = [
             ("a picture compared", 0.70, self.compare),
             ("the page opened", 0.14, self.open),
@@ -85,7 +87,9 @@ class Load:
             name, _, ask = rng.choices(kinds, [share for _, share, _ in kinds])[0]
             began = time.monotonic()
             try:
+                client = client or Client(self.address, verbose=False)
                 wrong = ask(client, rng)
+                self.answered[number] += name != "asked and left"
             except Exception as error:  # whatever it is, it is what a user would have seen
                 wrong = f"{type(error).__name__}: {error}"
             with self._lock:
@@ -97,27 +101,26 @@ class Load:
         name = rng.choice(list(self.files))
         path, expected = self.files[name]
         run = rng.choice(RUNS)
-        said, *_ = client.predict(handle_file(str(path)), run, FIND, False, api_name="/compare")
+        said, *_ = answer(client, handle_file(str(path)), run, FIND, False, api_name="/compare")
         return None if said.removeprefix(f"**{run}**: ").startswith(expected) else f"{name}: {said}"
 
     def open(self, client: Client, rng: random.Random) -> str | None:
-        with httpx.Client(base_url=self.address, timeout=120) as session:
+        with httpx.Client(base_url=self.address, timeout=PATIENCE) as session:
             codes = [session.get(path).status_code for path in ("/", "/config", "/gradio_api/info")]
         return None if codes == [200] * 3 else str(codes)
 
     def runs(self, client: Client, rng: random.Random) -> str | None:
-        found = [r["run"] for r in client.predict(api_name="/runs")]
+        found = [r["run"] for r in answer(client, api_name="/runs")]
         return None if found == list(RUNS) else str(found)
 
     def benchmark(self, client: Client, rng: random.Random) -> str | None:
-        said, *_ = client.predict(
-            [RUNS[1]], ["student"], ["float32"], 1, 1, "as trained", api_name="/benchmark"
-        )
+        timed = ([RUNS[1]], ["student"], ["float32"], 1, 1, "as trained")
+        said, *_ = answer(client, *timed, api_name="/benchmark")
         return None if "rounds, 1 thread" in said else said
 
     def nobody(self, client: Client, rng: random.Random) -> str | None:
         path = handle_file(str(self.files["face.jpg"][0]))
-        said, *_ = client.predict(path, "../../etc", WHOLE, False, api_name="/compare")
+        said, *_ = answer(client, path, "../../etc", WHOLE, False, api_name="/compare")
         return None if said == "There is no such run: choose one from the list." else said
 
     def leave(self, client: Client, rng: random.Random) -> str | None:
@@ -129,6 +132,11 @@ class Load:
         time.sleep(rng.uniform(0.0, 0.5))
         job.cancel()
         return None
+
+
+def answer(client: Client, *inputs: object, api_name: str) -> Any:
+    """What the app answers. Raises TimeoutError where nothing comes in good time."""
+    return client.submit(*inputs, api_name=api_name).result(timeout=PATIENCE)
 
 
 def look(process: psutil.Process, temporary: Path) -> dict[str, float]:
@@ -180,8 +188,13 @@ def soak(minutes: float, clients: int, say: Callable[[str], None] = print) -> di
                 time.sleep(EVERY)
             alive = started.poll() is None
             load.stop.set()
-            for thread in threads:
-                thread.join(120)
+            end = time.monotonic() + 2 * PATIENCE
+            for i, thread in enumerate(threads):
+                thread.join(max(0.0, end - time.monotonic()))
+                if thread.is_alive():
+                    load.errors.append(f"client {i} still waits for an answer")
+                if not load.answered[i]:
+                    load.errors.append(f"client {i} had no answer at all")
             if "Traceback" in started.said():
                 load.errors.append("the app wrote a traceback: " + started.said()[-2000:])
             if not alive:

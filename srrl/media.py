@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -57,11 +60,28 @@ def learnable(parts: Sequence[Sequence[str]]) -> list[bool]:
     return [s == "train" if "train" in splits else s is None for s in splits]
 
 
-def to_rgb(image: Any) -> np.ndarray:
-    """A path (str or Path), a PIL image or an RGB array -> (H, W, 3) uint8 RGB, as a viewer shows it.
+@contextlib.contextmanager
+def opened(source: Path | bytes, formats: Sequence[str] | None = None):
+    """A picture file, or its bytes, as a PIL image of which no pixel is decoded yet; a PNG fits its own checksums.
+
+    Pillow compares none of the checksums of a PNG's pixels while it decodes them. Raises what Pillow raises
+    (:data:`DAMAGE`), and its DecompressionBombError for a picture that is too large.
+    """
+    from PIL import Image
+
+    handle = lambda: io.BytesIO(source) if isinstance(source, bytes) else source  # noqa: E731 - verify() ends its own
+    with Image.open(handle(), formats=formats) as image:
+        if image.format == "PNG":
+            with Image.open(handle(), formats=("PNG",)) as whole:
+                whole.verify()
+        yield image
+
+
+def to_rgb(image: Any, name: str | None = None) -> np.ndarray:
+    """A path (str or Path), a file's bytes, a PIL image or an RGB array -> (H, W, 3) uint8 RGB, as a viewer shows it.
 
     The EXIF orientation of files and PIL images is applied; grey, palette, CMYK and 16-bit pictures are converted, and
-    transparency is laid over white. Raises UserError naming the picture where it cannot be used.
+    transparency is laid over white. Raises UserError naming the picture (as ``name``, where given) where it cannot be used.
     """
     from PIL import Image
 
@@ -72,25 +92,36 @@ def to_rgb(image: Any) -> np.ndarray:
             )
         return image
     if isinstance(image, Image.Image):
-        return _decoded(image, "the PIL image")
+        return _decoded(image, name or "the PIL image")
+    if isinstance(image, bytes):
+        return _from_file(image, name or "the picture")
     if not isinstance(image, (str, Path)):
         raise UserError(
             f"a {type(image).__name__} is no picture: expected a path, a PIL image or an RGB array"
         )
     path = Path(image)
     if not path.is_file():
-        raise UserError(
-            f"image {path} " + ("is a folder: give a file" if path.is_dir() else "does not exist")
-        )
+        raise UserError(f"{name or f'image {path}'} {_no_file(path)}")
+    return _from_file(path, name or f"image {path}")
+
+
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder: give a file"
+    address = re.match(r"[a-z][a-z0-9+.-]*:/", str(path), re.IGNORECASE)
+    return "is an address: fetch it, and give the file" if address else "does not exist"
+
+
+def _from_file(source: Path | bytes, name: str) -> np.ndarray:
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is no concern of the pixels
-            with Image.open(path) as opened:
-                return _decoded(opened, f"image {path}")
+            with opened(source) as image:
+                return _decoded(image, name)
     except (*DAMAGE, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"image {path} does not decode ({_line(error)}): replace it or leave it out"
-        ) from None
+        raise UserError(f"{name} does not decode ({_line(error)}): replace it or leave it out") from None
 
 
 def _decoded(image: Image, name: str) -> np.ndarray:

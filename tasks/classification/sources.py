@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import lzma
 import os
 import tarfile
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from srrl.errors import UserError
-from srrl.media import DAMAGE, IMAGE_EXTENSIONS, SPLITS, expanded, learnable, split_named, to_rgb
+from srrl.media import DAMAGE, IMAGE_EXTENSIONS, SPLITS, expanded, learnable, opened, split_named, to_rgb
 from srrl.sums import sums_in
 
 # mean and deviation of the training pixels, as the field uses them; the default is ImageNet's
@@ -265,9 +264,8 @@ def size_of(samples: Samples, entry: Any) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        found = samples.read(entry)
-        with Image.open(io.BytesIO(found) if isinstance(found, bytes) else found) as opened:
-            return opened.size
+        with opened(samples.read(entry)) as image:
+            return image.size
     except (UserError, *DAMAGE, Image.DecompressionBombError):
         return None
 
@@ -325,16 +323,5 @@ def _is_zip(path: Path) -> bool:
 
 def picture(samples: Samples, entry: Any) -> np.ndarray:
     """One sample's pixels (H, W, 3) uint8 RGB. Raises UserError naming it where it does not decode or fit its checksum."""
-    from PIL import Image
-
     found = samples.read(entry)
-    if not isinstance(found, bytes):
-        return to_rgb(found)
-    try:
-        with Image.open(io.BytesIO(found)) as opened:
-            return to_rgb(opened)
-    except (UserError, *DAMAGE, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"image {samples.name(entry)} cannot be decoded ({reason}): replace or remove it"
-        ) from None
+    return to_rgb(found, f"image {samples.name(entry)}" if isinstance(found, bytes) else None)

@@ -240,7 +240,7 @@ def test_damaged_archives_are_refused_in_one_line(damage, tmp_path):
             info = tarfile.TarInfo("train/ant/zz.png")
             info.size = 5
             tar.addfile(info, io.BytesIO(b"12345"))
-        match = "zz.png cannot be decoded"
+        match = "zz.png does not decode"
     else:
         archive.write_bytes(content[: len(content) // 2 + 100] if damage == "short" else b"no archive" * 100)
         match = "not a readable .tar file"
@@ -311,7 +311,7 @@ def test_whatever_pillow_raises_names_archive_and_picture(error, tmp_path, monke
 
     monkeypatch.setattr("PIL.Image.open", fail)
     for size in (None, 16):  # looked at for the usual size, and decoded
-        with pytest.raises(UserError, match=r"set.tar/\w+/\d.png cannot be decoded \(.+\)") as found:
+        with pytest.raises(UserError, match=r"set.tar/\w+/\d.png does not decode \(.+\)") as found:
             data, _ = prepared(data={"train": str(archive), "val_fraction": 0.3}, image_size=size)
             data.train[0]
         assert "\n" not in str(found.value)

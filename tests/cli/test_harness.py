@@ -21,7 +21,7 @@ def test_inputs_of_every_kind_reach_what_reads_them(tmp_path):
     report = said_by(
         "fuzz.py", "--inputs", 60, "--keep", tmp_path / "kept", "--json", tmp_path / "report.json"
     )
-    assert len(report) == 20 and all(r["inputs"] > 0 and not r["failed"] for r in report.values()), report
+    assert len(report) == 21 and all(r["inputs"] > 0 and not r["failed"] for r in report.values()), report
     assert sum(r["inputs"] for r in report.values() if r["annotation"]) >= 60
     assert not list((tmp_path / "kept").glob("*.input"))
 

@@ -1,5 +1,7 @@
 """Pictures of every colour mode against values worked out by hand; videos against the frames they were made of."""
 
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -76,6 +78,24 @@ def test_bad_files_are_named(tmp_path):
         to_rgb(str(tmp_path / "gone.png"))
     with pytest.raises(UserError, match="is a folder"):
         to_rgb(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a file", "bytes"])
+def test_no_flipped_bit_of_a_png_is_used(tmp_path, kind):
+    """Every bit after the signature is under a checksum of the file's own; Pillow by itself shows dozens of these."""
+    whole = np.zeros((64, 64, 3), np.uint8)
+    whole[10:30, 10:40], whole[40:50, 5:60] = 200, (10, 200, 30)
+    Image.fromarray(whole).save(tmp_path / "whole.png")
+    content, wrong = (tmp_path / "whole.png").read_bytes(), []
+    assert (to_rgb(content) == whole).all()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "flipped.png").write_bytes(damaged)
+        with contextlib.suppress(UserError):
+            found = to_rgb(tmp_path / "flipped.png" if kind == "a file" else bytes(damaged))
+            wrong += [place] if not np.array_equal(found, whole) else []
+    assert wrong == []
 
 
 def test_video_round_trip(tmp_path):
