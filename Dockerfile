@@ -36,7 +36,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM code AS faces
 RUN --mount=type=cache,target=/cache \
     faces=$(PYTHONPATH=/opt/srrl python3 -m srrl_tasks.faces.synthetic generate --split test --cache-dir /cache); \
-    mkdir /opt/cache; cp -r "$faces" /cache/head-* /opt/cache; chmod -R a+rwX /opt/cache
+    head=$(PYTHONPATH=/opt/srrl python3 -c "from srrl_tasks.faces.synthetic.assets import ASSET_VERSION as v; print(f'head-{v}')"); \
+    mkdir /opt/cache; cp -r "$faces" "/cache/$head" /opt/cache; chmod -R a+rwX /opt/cache
 
 FROM ${BASE_IMAGE}
 # for any user; COPY would make the folder for root alone
@@ -51,6 +52,7 @@ ENV PATH=/opt/venv/bin:/opt/srrl/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SRRL_CACHE=/opt/cache \
     SRRL_HOST=0.0.0.0 \
+    SRRL_FAULTS=/runs \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \
     NUMBA_CACHE_DIR=/tmp/numba

@@ -14,10 +14,11 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def address_of(command: list[str]) -> str | None:
     """Where this command line serves the app, None where it does something else."""
-    if "app" not in command:
+    places = [i for i, word in enumerate(command) if os.path.basename(word) == "srrl"]
+    if not places or command[places[0] + 1 : places[0] + 2] != ["app"]:
         return None
     given = {"--host": os.environ.get("SRRL_HOST") or "127.0.0.1", "--port": "7860"}
-    for i, word in enumerate(command):
+    for i, word in enumerate(command[places[0] :], places[0]):
         option, equals, value = word.partition("=")
         if option in given:
             given[option] = value if equals else command[i + 1] if i + 1 < len(command) else ""

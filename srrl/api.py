@@ -20,7 +20,7 @@ from srrl.distillers import build_distiller, distiller_class
 from srrl.distillers.base import Criterion, MethodSettings
 from srrl.errors import UserError
 from srrl.model import to_unit
-from srrl.processes import from_first
+from srrl.processes import from_first, once
 from srrl.runs import RunFolder
 from srrl.shipped import located
 from srrl.task import Task, get_task
@@ -122,7 +122,7 @@ def distill(
     )
     held_out = KeyedDataset(val, seed) if val is not None else None
     if validate is None and held_out is not None:
-        validate = lambda model: accuracy(model, held_out)  # noqa: E731 - a default of one line
+        validate = lambda model: once(lambda: accuracy(model, held_out))  # noqa: E731 - a default of one line
     optim = optim or OptimSettings(lr=lr, weight_decay=0.05)
     with tempfile.TemporaryDirectory(prefix="srrl-") as temporary:
         own = from_first(lambda: str(Path(temporary) / "student.pt"))  # the first process writes, all read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -16,7 +17,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from srrl.errors import UserError
+from srrl.errors import UserError, out_of_memory
 from srrl.runs import atomic
 
 STATE_VERSION = 1
@@ -80,7 +81,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         tensors = parse_safetensors(path.read_bytes())
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(
             f"{path} is damaged or no safetensors file ({_line(error)}): write or copy it again"
         ) from error
@@ -202,8 +205,11 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: s
 
 
 def _load_torch(path: Path, advice: str = "") -> Any:
+    zipped = False
     try:
-        if zipfile.is_zipfile(path):  # torch writes the checksums of a zip file, and does not look at them
+        if zipped := zipfile.is_zipfile(
+            path
+        ):  # torch writes the checksums of a zip file, and does not look at them
             with zipfile.ZipFile(path) as archive:
                 if part := archive.testzip():
                     raise UserError(f"{path} is damaged (the checksum of {part} in it does not fit){advice}")
@@ -212,13 +218,32 @@ def _load_torch(path: Path, advice: str = "") -> Any:
         raise
     except FileNotFoundError:
         raise UserError(f"{Path(path).absolute()} does not exist") from None
+    except OSError as error:
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # which damaged bytes lead to: a place before the file's beginning
+            raise _unreadable(path, error) from None
+        raise UserError(f"{path} is damaged or no torch file ({_line(error)}){advice}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors and could run code, so it is not loaded: "
             "save its state_dict() alone, best as .safetensors"
         ) from error
     except Exception as error:  # damaged bytes make the restricted unpickler fail in every possible way
+        if out_of_memory(error):
+            if zipped:  # whose checksums are right
+                raise
+            raise UserError(
+                f"{path} is damaged, or larger than the memory that is free here: save it anew with torch.save, which "
+                "writes checksums, or close other programs"
+            ) from error
         raise UserError(f"{path} is damaged or no torch file ({_line(error)}){advice}") from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    """Of a file whose content nobody has seen, which may be good: it is not called damaged."""
+    return UserError(f"{path} cannot be read ({error.strerror or error}): check its rights and its disk")
 
 
 def _line(error: Exception) -> str:

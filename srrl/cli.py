@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from srrl.allocator import keep_freed_memory
 from srrl.errors import RunError, UserError, out_of_memory
@@ -54,7 +54,10 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose answer to an argument is one line, whatever characters the argument has."""
+    """One whose answer to an argument is one line, whatever characters the argument has. Options are written in full."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         super().error(on_one_line(message))
@@ -127,13 +130,17 @@ def _fault(error: Exception) -> str:
     """What to say of an error that nobody foresaw: it is the program's, and where the whole of it can be read."""
     said = " ".join(str(error).split())
     said = f"{type(error).__name__}{': ' * bool(said)}{said[:300]}"
-    try:
-        handle, name = tempfile.mkstemp(prefix="srrl-fault-", suffix=".txt")
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            traceback.print_exception(error, file=file)
-        where = f"please report it with {name}, which says where"
-    except OSError as problem:
-        where = f"where could not be written down ({problem.strerror or problem})"
+    where = ""
+    # a container's own temporary folder goes with it
+    for folder in filter(None, (os.environ.get("SRRL_FAULTS"), tempfile.gettempdir())):
+        try:
+            handle, name = tempfile.mkstemp(prefix="srrl-fault-", suffix=".txt", dir=folder)
+            with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                traceback.print_exception(error, file=file)
+            where = f"please report it with {name}, which says where"
+            break
+        except OSError as problem:
+            where = f"where could not be written down ({problem.strerror or problem})"
     return f"{FAULT} ({said}): {where}"
 
 

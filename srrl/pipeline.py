@@ -21,11 +21,11 @@ from srrl.distillers.base import Distiller
 from srrl.errors import UserError
 from srrl.interrupt import GracefulStop
 from srrl.memory import MapMemory, prepare_folder
-from srrl.processes import first_then_all
+from srrl.processes import first_then_all, once
 from srrl.runs import MetricsLog, RunFolder
 from srrl.shipped import located
 from srrl.task import Data, Task
-from srrl.trainer import Phase, Trainer, make_accelerator
+from srrl.trainer import Phase, Trainer, check_compiler, make_accelerator
 
 DRAW_EVERY = 30.0  # seconds
 
@@ -95,6 +95,8 @@ class Pipeline:
             torch.set_num_threads(cfg.threads)
         self.accelerator = make_accelerator(cfg.precision, cfg.optim.accumulate)
         self.task.check(cfg)
+        if cfg.compile:
+            check_compiler(self.accelerator.device)
         if cfg.teacher.memory:
             prepare_folder(Path(cfg.teacher.memory))
         own = run.weights("teacher").is_file()
@@ -240,7 +242,7 @@ class Pipeline:
             dataset = task.validation(data, teacher=samples is None)
             if self.batches and hasattr(dataset, "head"):
                 dataset = dataset.head(self.batches * cfg.batch_size)
-            return task.evaluate(model, dataset, cfg)
+            return once(lambda: task.evaluate(model, dataset, cfg))
 
         trainer = Trainer(
             distiller,

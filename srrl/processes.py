@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from srrl.errors import UserError
+from srrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -52,6 +54,19 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+    """What the processes do together: where another has gone meanwhile, a RunError says so, and that of ``what``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() > 1 and is_lost(error):
+            raise RunError(
+                f"{what}: another process of this training has gone; what was saved is intact, go on with --resume"
+            ) from error
+        raise
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether this is how the connection to another process broke, which is mostly because that one ended."""
     import torch.distributed as dist
@@ -80,7 +95,7 @@ def job() -> str | None:
     return None if name in (None, "", "none") else name
 
 
-def from_first(make: Callable[[], str]) -> str:
+def from_first(make: Callable[[], str], what: str = "data") -> str:
     """What ``make`` gives in the first process, in every process. What it raises there ends all, as a UserError in the others."""
     if world_size() == 1:
         return make()
@@ -95,10 +110,16 @@ def from_first(make: Callable[[], str]) -> str:
         answer[1] = str(error) or type(error).__name__
         raise
     finally:
-        broadcast_object_list(answer)
+        with together(what):
+            broadcast_object_list(answer)
     if answer[1] is not None:
         raise UserError(answer[1])
     return str(answer[0])
+
+
+def once(measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What the first process measures, in every process, to the last bit: the others wait meanwhile."""
+    return json.loads(from_first(lambda: json.dumps(measure()), "validation"))
 
 
 def first_then_all(make: Callable[[], T]) -> T:

@@ -56,7 +56,8 @@ def atomic(path: Path, durable: bool = True):
 @contextlib.contextmanager
 def _renamed_over(path: Path, durable: bool):
     # process ids alone are not enough: two containers that share a folder both have a process 1
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # fifty characters of the name are at most two hundred bytes: with the rest no longer than a name may be
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -96,7 +96,7 @@ def _lines(sums: Sums) -> dict[str, bytes]:
 
 def _relative(name: str, folder: str) -> str:
     """A name below the folder, from however it was written: x, ./x, a/../x or from the root of the file system."""
-    name = name.removeprefix("./")
+    name = re.sub(r"^(\./+)+", "", name)
     if name.startswith("/") or "./" in name or "//" in name:
         name = os.path.normpath(os.path.join(folder, name)).removeprefix(os.path.join(folder, ""))
     return name

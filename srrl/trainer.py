@@ -80,11 +80,23 @@ def has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compiles two lines, as ``compile=true`` compiles a network. Raises UserError where that fails, before hours are spent."""
+    try:
+        torch.compile(lambda x: (x + 1).relu())(torch.ones(16, device=device))
+    except Exception as error:  # of torch's compiler, of Triton or of a C++ compiler that is not there
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"compile=true: torch cannot compile here ({(lines or [type(error).__name__])[0][:160]}): install a C++ compiler (g++) "
+            "and Python's headers, or leave compile out"
+        ) from error
+
+
 class Trainer:
     """Trains a distiller. ``validate(model)`` gives the metrics of the student (its average where ``ema`` is on).
 
-    With several processes ``batch_size`` is that of one, the first saves and reports, and every one validates (each
-    needs to know which epoch was best). A resumed epoch then repeats the order of samples, not the draws of dropout.
+    With several processes ``batch_size`` is that of one, the first saves and reports, and ``validate`` is called in every
+    one, as each needs to know which epoch was best (:func:`srrl.processes.once` measures in the first alone). A resumed epoch then repeats the order of samples, not the draws of dropout.
     """
 
     def __init__(
@@ -116,23 +128,19 @@ class Trainer:
         Raises Interrupted after a checkpoint where a signal asked for it, RunError on a non-finite loss.
         """
         started = time.monotonic()
-        model, loader = self.begin()
-        try:
-            with self.stop.deferred():
-                while not self.stopping() and self.epoch < self.phase.epochs:
-                    self.train_epoch(model, loader)
-                    if self.step >= self.batches.total:
-                        self.finish_epoch()
-        except Exception as error:
-            if out_of_memory(error):
-                raise RunError(self.advice(error)) from error
-            lost = isinstance(error, RuntimeError) and processes.is_lost(error)
-            if self.accelerator.num_processes > 1 and lost:
-                raise RunError(
-                    f"{self.phase.name}: another process of this training has gone; what was saved is intact, go on with --resume"
-                ) from error
-            raise
-        self.accelerator.wait_for_everyone()
+        with processes.together(self.phase.name):
+            model, loader = self.begin()
+            try:
+                with self.stop.deferred():
+                    while not self.stopping() and self.epoch < self.phase.epochs:
+                        self.train_epoch(model, loader)
+                        if self.step >= self.batches.total:
+                            self.finish_epoch()
+            except Exception as error:
+                if out_of_memory(error):
+                    raise RunError(self.advice(error)) from error
+                raise
+            self.accelerator.wait_for_everyone()
         return {"best": self.best or self.last, "last": self.last, "seconds": time.monotonic() - started}
 
     def advice(self, error: BaseException) -> str:
