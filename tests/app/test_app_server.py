@@ -370,7 +370,9 @@ def test_health_of_a_container(server, monkeypatch):
     assert healthy(["python", "/opt/srrl/bin/srrl", "app", "--port", port])
     assert healthy(["srrl", "app", f"--port={port}"])
     assert not healthy(["srrl", "app", "--port", str(free_port())])
-    assert healthy(["srrl", "evaluate", "/runs/x"])  # serves nothing
+    for other in (["srrl", "evaluate", "/runs/x"], ["srrl", "train", "--run-dir", "app"], ["sh", "app"]):
+        assert address_of(other) is None and healthy(other)  # serves nothing
+    assert address_of(["/sbin/docker-init", "--", "srrl", "app"]) == "http://127.0.0.1:7860/"
     assert address_of(["srrl", "app", "--run", "x"]) == "http://127.0.0.1:7860/"
     assert address_of(["srrl", "app", "--host", "::", "--port=1"]) == "http://[::1]:1/"
     monkeypatch.setenv("SRRL_HOST", "0.0.0.0")

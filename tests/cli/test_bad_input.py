@@ -414,6 +414,15 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_a_file(tmp_path, monkeypat
         line.startswith(r"error: this is a fault of the program (KeyError: 'a\nb'): ") and str(file) in line
     )
     assert "Traceback" in file.read_text() and "in go" in file.read_text()
+    kept = tmp_path / "kept"  # what the image sets, whose temporary folder goes with its container
+    kept.mkdir()
+    monkeypatch.setenv("SRRL_FAULTS", str(kept))
+    assert guarded(go) == 1 and str(kept / "srrl-fault-") in capsys.readouterr().err
+    assert len(list(kept.iterdir())) == 1
+    monkeypatch.setenv(
+        "SRRL_FAULTS", str(tmp_path / "gone")
+    )  # not there: the usual folder, and its name is said
+    assert guarded(go) == 1 and str(tmp_path / "srrl-fault-") in capsys.readouterr().err
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert guarded(go) == 1 and len(capsys.readouterr().err.splitlines()) == 1
 

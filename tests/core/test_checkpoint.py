@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import zipfile
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from srrl.checkpoint import (
     save_state,
     save_weights,
 )
-from srrl.errors import RunError, UserError
+from srrl.errors import RunError, UserError, out_of_memory
 from srrl.runs import write_json, write_text
 
 
@@ -327,6 +328,59 @@ def test_what_is_no_checkpoint_is_named(tmp_path, load):
         one_line(error, name)
     with pytest.raises(UserError, match="exist"):
         load(tmp_path / "missing.pt")
+
+
+READERS = [(load_state, "s.pt"), (read_weights, "w.pth"), (read_weights, "w.safetensors")]
+
+
+@pytest.mark.parametrize(("load", "name"), READERS)
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")]
+)
+def test_a_good_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, load, name, error):
+    """Root may read everything, and no disk fails here: the system's answer is put in its place."""
+    path = saved(tmp_path / name)
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)  # what pathlib calls
+    monkeypatch.setattr("zipfile.is_zipfile", lambda _: True)
+    monkeypatch.setattr("zipfile.ZipFile", refuse)
+    with pytest.raises(UserError) as found:
+        load(path)
+    one_line(found, name, f"cannot be read ({error.strerror})")
+    assert "damaged" not in str(found.value)
+
+
+@pytest.mark.parametrize(("load", "name"), READERS)
+def test_a_file_that_memory_does_not_hold_is_not_called_damaged(tmp_path, load, name):
+    """For real: a process that may take 16 MB more reads a file of 64."""
+    path, pid = saved(tmp_path / name, 1 << 24), os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 24),) * 2)
+            load(path)
+        except Exception as error:
+            status = 0 if out_of_memory(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def saved(path, count=4):
+    """A file of one tensor, as its name says."""
+    values = {"w": torch.arange(float(count))}
+    if path.suffix == ".safetensors":
+        save_file(values, path)
+    elif path.name == "s.pt":
+        save_state(path, values)
+    else:
+        torch.save(values, path)
+    return path
 
 
 @settings(max_examples=60, deadline=None)

@@ -179,7 +179,7 @@ def test_another_number_of_processes_goes_on_behind_the_samples_that_were_seen(f
 
 DISTIL = """
 import atexit, os, sys, torch
-said = lambda: f"connected at the end: {torch.distributed.is_initialized()}\n"
+said = lambda: f"connected at the end: {torch.distributed.is_initialized()}\\n"
 atexit.register(lambda: os.write(1, said().encode()))  # in one piece; what came first is called last
 from toys import Colours, tiny
 import srrl
@@ -206,6 +206,18 @@ def test_what_fails_in_the_first_process_ends_all(tmp_path):
     done = launch(["-m", "srrl.train"], "--task", "faces", f"data.train={photos}", cwd=tmp_path)
     assert done.returncode != 0 and "error:" in done.stderr
     assert not list(tmp_path.glob("runs/faces/*"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_lost_while_the_data_are_made(tmp_path, killed):
+    """The second process waits for the first, and learns of its end from the connection; the first learns it from torchrun."""
+    arguments = ["--task", "classification", "--run-dir", tmp_path / "run"]
+    done = launch([HERE / "lost_in_data.py"], killed, *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted;"))]
+    lost = "error: data: another process of this training has gone; what was saved is intact, go on with --resume"
+    stopped = f"interrupted; go on with: torchrun --nproc-per-node 2 -m srrl.train --resume {tmp_path / 'run'}"
+    assert len(said) == 1 and said[0] in ((lost,) if killed == 0 else (lost, stopped)), done.stderr
 
 
 def test_fewer_samples_than_processes():

@@ -188,6 +188,16 @@ def test_what_atomic_leaves_when_its_process_dies_is_what_a_run_clears(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "写"])
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path, letter):
+    path = tmp_path / (letter * (250 // len(letter.encode())) + ".json")
+    check_writable("--json", str(path))
+    write_json(path, {"a": 1})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and read_json(path) == {"a": 1}
+    with pytest.raises(UserError, match="no file can be written there"):
+        check_writable("--json", str(path) + letter * 10)
+
+
 def test_two_processes_of_one_number_do_not_share_a_temporary_file(tmp_path):
     """As in two containers with one volume, where each is process 1."""
     with atomic(tmp_path / "x") as one:

@@ -38,7 +38,7 @@ def refused(*words):
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="the program sha256sum is not there")
 @pytest.mark.parametrize("option", ["--text", "--binary"])
-@pytest.mark.parametrize("where", [".", "FOLDER"])
+@pytest.mark.parametrize("where", [".", ".//", "././/", "FOLDER"])
 def test_what_the_program_itself_writes_is_understood(folder, option, where):
     """Also blanks, line breaks and backslashes in names, and whole paths; the README's own command."""
     command = f"find -L {where} -type f ! -name SHA256SUMS -exec sha256sum {option} {{}} + > SHA256SUMS"

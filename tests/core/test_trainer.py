@@ -3,6 +3,8 @@
 import copy
 import csv
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import RunError, UserError
 from srrl.runs import MetricsLog, read_metrics
-from srrl.trainer import Phase, Trainer, make_accelerator
+from srrl.trainer import Phase, Trainer, check_compiler, make_accelerator
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "srrl"])
@@ -72,7 +74,7 @@ def train(
     trainer = Trainer(
         distiller,
         KeyedDataset(data or Colours(30), seed=0),
-        Phase("student", epochs, batch, 0, optim, workers=0, **phase),
+        Phase("student", epochs, batch, 0, optim, **{"workers": 0} | phase),
         accelerator=make_accelerator("fp32", optim.accumulate),  # also where a processor computes in bf16
         validate=validate,
         say=lambda _: None,
@@ -312,6 +314,44 @@ def test_a_killed_data_process_is_taken_for_what_it_mostly_is(message, advice):
 
     with pytest.raises(RunError, match=advice):
         train(epochs=1, watch=watch)
+
+
+class Dying(Colours):
+    """Colours, of which the process that reads for another one is killed in the second epoch, as by a lack of memory."""
+
+    def __getitem__(self, index):
+        if torch.utils.data.get_worker_info() is not None and self.epochs.value == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_data_process_that_is_killed(tmp_path):
+    """A real one, by SIGKILL: one line, and the checkpoint of the epoch before goes on."""
+    data, path = Dying(30), tmp_path / "s.pt"
+    data.epochs = torch.multiprocessing.get_context("fork").Value("i", 0)
+
+    def watch(trainer):
+        data.epochs.value = trainer.epoch
+
+    with pytest.raises(
+        RunError, match=r"out of memory at epoch 2, .* a process that reads the data was killed"
+    ) as error:
+        train(epochs=3, data=data, checkpoint=path, workers=1, watch=watch)
+    assert "\n" not in str(error.value) and load_state(path)["epoch"] == 1
+    log, _ = train(epochs=3, data=Colours(30), checkpoint=path)
+    assert len(log) == 2
+
+
+def test_a_missing_compiler_is_named_before_anything_is_compiled(monkeypatch):
+    """torch's own compiler, which finds no other one; that it finds one where it is there, the run of a compiled training shows."""
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/no/such/g++"))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch._dynamo.reset()
+    with pytest.raises(
+        UserError, match=r"compile=true: torch cannot compile here \(.*C\+\+.*\): install a C\+\+ compiler"
+    ) as error:
+        check_compiler(torch.device("cpu"))
+    assert "\n" not in str(error.value)
 
 
 def test_data_that_changed_since_the_checkpoint_are_named(tmp_path):
