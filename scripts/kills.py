@@ -399,7 +399,10 @@ def main(argv: list[str] | None = None) -> int:
         number = 0
         while sum(c["kills"] for c in counts.values()) < args.kills:
             job = min(jobs, key=lambda j: counts[j.name]["kills"])
-            left = min(MOST, args.kills - sum(c["kills"] for c in counts.values()))
+            left = args.kills - sum(c["kills"] for c in counts.values())
+            left = min(
+                MOST, left, max(1, args.kills // len(jobs))
+            )  # every job has its turn, also where there are few
             number += 1
             folder = root / f"{number:04d}"
             done, wrong = history(job, folder, draw, left)

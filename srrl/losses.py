@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -25,6 +26,19 @@ def _same_shape(a: Tensor, b: Tensor, what: str) -> None:
 def mean_over(per_sample: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of (N,) values, each under its weight (N,) where there are weights: Σ w·v / N."""
     return per_sample.mean() if weight is None else (per_sample * weight).mean()
+
+
+def over_processes(amount: Tensor) -> Tensor:
+    """What a loss is divided by, averaged over the processes that train together; by itself where there is one.
+
+    The mean of the processes' losses, and with it of their gradients, is then the loss of all their samples: each
+    process's own amount would weigh a sample by what the others of its process happen to be.
+    """
+    if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+        return amount  # alone, or measuring, which processes need not do together
+    amount = amount.detach().clone()
+    dist.all_reduce(amount)
+    return amount / dist.get_world_size()
 
 
 def feature_matching_pooled(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -51,7 +65,7 @@ def feature_matching_map(student: Tensor, teacher: Tensor, weight: Tensor | None
     squared = (student - teacher).square().mean(1, keepdim=True)
     if weight is None:
         return squared.mean()
-    return (weight * squared).sum() / weight.sum()
+    return (weight * squared).sum() / over_processes(weight.sum())
 
 
 def softmax_regression_l2(
@@ -145,7 +159,8 @@ def heatmap_l2(
     if mask is not None:
         # a product, which vectorises where a fill by mask does not; hence no NaN, not even where nothing is labelled
         difference = difference * mask.to(difference.dtype)[:, :, None, None]
-        count = mask.sum().clamp(min=1)
+        count = over_processes(mask.sum().float())
+        count = torch.where(count > 0, count, 1.0)
     return _WeightedSquares.apply(difference, weight, count)
 
 

@@ -28,6 +28,7 @@ from srrl import benchmark, evaluate, train
 from srrl.api import open_run
 from srrl.cli import guarded
 from srrl.errors import UserError
+from srrl.runs import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -391,11 +392,16 @@ def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path)
     same_weights(finished[0], folder)
 
 
-def test_two_processes_share_one_run_folder_and_one_report(arguments, tmp_path):
+def test_two_processes_share_one_run_folder_and_train_as_one(arguments, tmp_path):
+    """As accelerate launches them, against one process with twice the batch: every figure of every phase, to 1e-4.
+
+    By SGD, as AdamW divides by the size of a gradient, and where that is nothing but rounding, by the rounding.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    settings = [*arguments, "epochs=1", "teacher.lr=1e-6", "optim.name=sgd", "optim.lr=1e-4"]
     done = subprocess.run(
-        [*launcher, "-m", "srrl.train", *arguments, "epochs=1"],
+        [*launcher, "-m", "srrl.train", *settings],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -407,10 +413,18 @@ def test_two_processes_share_one_run_folder_and_one_report(arguments, tmp_path):
     assert [p.name for p in (tmp_path / "runs" / "faces").iterdir()] == ["001"]
     results = json.loads((tmp_path / "runs/faces/001/results.json").read_text())
     assert {"teacher", "baseline", "student"} <= results.keys()
-    with open(tmp_path / "runs/faces/001/metrics.csv", newline="") as handle:
-        assert [r["phase"] for r in csv.DictReader(handle)] == ["teacher", "baseline", "student"]
     for line in ("config:", "report:", "student  epoch 1/1"):
         assert done.stdout.count(line) == 1, line
+    status, _, error = forked("train", *settings, "batch_size=8", "--run-dir", tmp_path / "one")
+    assert status == 0, error
+    two, one = (read_metrics(tmp_path / run / "metrics.csv") for run in ("runs/faces/001", "one"))
+    assert [r["phase"] for r in two] == [r["phase"] for r in one] == ["teacher", "baseline", "student"]
+    figures = {"loss", "supervised", "val_nme", "val_fr@0.10", "fm", "sr", "kd"}
+    assert figures <= two[2].keys() and all(float(two[2][k]) > 0 for k in figures)
+    for a, b in zip(two, one, strict=True):
+        assert {k: float(a[k] or 0) for k in figures} == pytest.approx(
+            {k: float(b[k] or 0) for k in figures}, rel=1e-4
+        )
 
 
 def test_resume_of_a_finished_run_says_so(finished):

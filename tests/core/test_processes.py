@@ -67,7 +67,10 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_train_as_one_with_twice_the_batch(folders, method):
-    """Step by step, BatchNorm of student and connector included, and in every weight and statistic at the end."""
+    """Step by step, BatchNorm of student and connector included, and in every weight and statistic at the end.
+
+    The first process alone writes: in the other one train_together.py has every file of ours fail.
+    """
     root, losses = folders[0], folders[3][method]
     halves = [json.loads((root / "two" / method / f"losses-{rank}.json").read_text()) for rank in range(2)]
     assert len(losses) == EPOCHS * STEPS
@@ -129,6 +132,14 @@ def test_the_first_process_alone_reports_and_its_means_are_of_all(folders):
     for one, two in zip(rows["one"], rows["two"], strict=True):
         for key in ("loss", "fm", "sr", "val_top1"):
             assert float(two[key]) == pytest.approx(float(one[key]), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_picture_is_validated_on_once_and_all_processes_know_the_figures(folders, method):
+    files = [folders[0] / "two" / method / f"measured-{rank}.json" for rank in range(2)]
+    (first, *known), (second, *same) = (json.loads(file.read_text()) for file in files)
+    assert first == [9] * EPOCHS and second == []  # nine pictures
+    assert known == same and known[0]["epoch"] == EPOCHS and 0 <= known[0]["top1"] <= 100
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_resume_is_exact(folders):
@@ -216,7 +227,9 @@ def test_a_process_that_is_lost_while_the_data_are_made(tmp_path, killed):
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted;"))]
     lost = "error: data: another process of this training has gone; what was saved is intact, go on with --resume"
-    stopped = f"interrupted; go on with: torchrun --nproc-per-node 2 -m srrl.train --resume {tmp_path / 'run'}"
+    stopped = (
+        f"interrupted; go on with: torchrun --nproc-per-node 2 -m srrl.train --resume {tmp_path / 'run'}"
+    )
     assert len(said) == 1 and said[0] in ((lost,) if killed == 0 else (lost, stopped)), done.stderr
 
 

@@ -26,11 +26,13 @@ from srrl.data import KeyedDataset
 from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.interrupt import GracefulStop, Interrupted
+from srrl.processes import once
 from srrl.runs import MetricsLog
 from srrl.trainer import Phase, Trainer, make_accelerator
 
 SAMPLES, EPOCHS, BATCH = 50, 3, 8
 METHODS = ("none", "kd", "srrl")
+MEASURED: list[int] = []  # pictures of each validation of this process
 
 
 def trainer_of(
@@ -63,7 +65,7 @@ def trainer_of(
         KeyedDataset(Colours(SAMPLES, noise=0.1), seed=6),
         phase,
         accelerator=make_accelerator("fp32"),  # also where a processor computes in bf16
-        validate=lambda model: accuracy(model, val),
+        validate=lambda model: once(lambda: MEASURED.append(len(val)) or accuracy(model, val)),
         log=MetricsLog(folder / method / "metrics.csv"),
         stop=stop,
         say=print,
@@ -82,11 +84,18 @@ def losses_of(trainer: Trainer) -> list[float]:
     return losses
 
 
+def refuse(source: str, target: str) -> None:
+    """In the place of os.replace in every process but the first."""
+    raise AssertionError(f"{target} is written by a process that is not the first")
+
+
 def main(folder: Path, methods: list[str], signal_name: str | None, at: int | None) -> int:
     """Trains the methods one after the other; the second process gets a signal behind the first one's step ``at``."""
     torch.set_num_threads(1)
     srrl.trainer.STOP_EVERY = 2
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank:
+        os.replace = refuse  # by which every file of ours gets its name
     if "ONE_GPU" in os.environ:
         os.environ["LOCAL_RANK"] = "0"
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would hide what is compared
@@ -109,6 +118,10 @@ def main(folder: Path, methods: list[str], signal_name: str | None, at: int | No
                 (folder / f"stopped-{rank}").write_text(str(len(losses)))
                 return 128 + stopped.signum
         (folder / method / f"losses-{rank}.json").write_text(json.dumps(losses))
+        (folder / method / f"measured-{rank}.json").write_text(
+            json.dumps([MEASURED, trainer.last, trainer.best])
+        )
+        MEASURED.clear()
     return 0
 
 
