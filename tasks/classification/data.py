@@ -16,6 +16,7 @@ import torch
 
 from srrl.errors import UserError
 from srrl.media import expanded
+from srrl.processes import is_first
 from srrl.task import Data
 
 from .dataset import FileImages, MemoryImages, central, resize
@@ -25,6 +26,7 @@ from .sources import Samples, cut, digits, few, folder, picture, size_of, torchv
 SMALL = 96  # pictures up to this side are kept in memory
 DIGITS_SIZE = 16
 LARGE_SIZE = 224
+DECODED_FIRST = 50_000  # training pictures up to which all are decoded once before anything is trained
 CHUNK = 1024  # pictures that wait to be checked at a time
 PATIENCE = 10.0  # seconds until it is said how many have been read
 
@@ -36,16 +38,22 @@ def prepare(cfg: ClassificationSettings, say: Callable[[str], None], *, evaluati
     splits, name, scored = _splits(cfg, evaluation, say)
     classes = next(iter(splits.values())).classes
     if evaluation and d.classes is not None and list(classes) != d.classes:
-        raise UserError(
-            f"{name} has the classes {_some(classes)}, this run was trained for {_some(d.classes)}"
-        )
+        if unknown := [c for c in classes if c not in d.classes]:
+            raise UserError(
+                f"{name} has a class {unknown[0]!r} that this run was not trained for: it knows {_some(d.classes)}"
+            )
+        classes = tuple(d.classes)
+        splits = {split: renumbered(samples, classes, split) for split, samples in splits.items()}
+    for split, samples in splits.items():
+        if absent := [c for i, c in enumerate(classes) if not (samples.labels == i).any()]:
+            say(f"data: {split} has no pictures of {_some(absent)}: its figures say nothing of them")
     if len(classes) < 2:
         raise UserError(f"{name} has one class, {classes[0]!r}: expected two or more")
     d.classes, d.n_classes = list(classes), len(classes)
     if d.per_class and "train" in splits:
         splits["train"] = few(splits["train"], d.per_class, d.split_seed)
-    cfg.image_size = cfg.image_size or _own_size(splits, d.format)
-    sets = {split: build_dataset(cfg, samples, split, say) for split, samples in splits.items()}
+    cfg.image_size = cfg.image_size or _own_size(splits, d.format, say)
+    sets = {s: build_dataset(cfg, v, s, say, evaluation=evaluation) for s, v in splits.items()}
     if not evaluation and "val" not in sets:
         raise UserError(f"{name} has no pictures to choose the epoch with: give data.val")
     if "test" not in sets:
@@ -164,8 +172,8 @@ def renumbered(samples: Samples, classes: tuple[str, ...], split: str) -> Sample
     return replace(samples, labels=numbers[samples.labels], classes=classes)
 
 
-def _own_size(splits: dict[str, Samples], format: str) -> int:
-    """The usual side of the pictures where all of a sample are small, else 224."""
+def _own_size(splits: dict[str, Samples], format: str, say: Callable[[str], None]) -> int:
+    """The usual side of the pictures where most of a sample are small, else 224; says it where the sample has both kinds."""
     if format == "digits":
         return DIGITS_SIZE
     samples = next(iter(splits.values()))
@@ -173,20 +181,41 @@ def _own_size(splits: dict[str, Samples], format: str) -> int:
         return samples.entries.shape[1]
     spread = np.linspace(0, len(samples) - 1, min(len(samples), 200)).astype(int)
     sizes = [size_of(samples, samples.entries[i]) for i in spread]
-    sizes = [size for size in sizes if size is not None]
-    if not sizes or max(map(max, sizes)) > SMALL:
+    sides = sorted(min(size) for size in sizes if size is not None)
+    if not sides:
         return LARGE_SIZE
-    return Counter(min(size) for size in sizes).most_common(1)[0][0]
+    small = [side for side in sides if side <= SMALL]
+    size = Counter(small).most_common(1)[0][0] if 2 * len(small) > len(sides) else LARGE_SIZE
+    if 0 < len(small) < len(sides):
+        say(
+            f"data: the pictures' shorter sides are {sides[0]} to {sides[-1]} pixels, most of them "
+            f"{'up to' if size <= SMALL else 'above'} {SMALL}: all are brought to {size} (image_size={size})"
+        )
+    return size
 
 
 def build_dataset(
-    cfg: ClassificationSettings, samples: Samples, split: str, say: Callable[[str], None]
+    cfg: ClassificationSettings,
+    samples: Samples,
+    split: str,
+    say: Callable[[str], None],
+    *,
+    evaluation: bool = False,
 ) -> MemoryImages | FileImages:
-    """One split at the run's image size: small pictures in memory, large ones as files; augmented for ``train``."""
+    """One split at the run's image size: small pictures in memory, large ones as files; augmented for ``train``.
+
+    Large ones are decoded once all the same, so that a bad picture is named before anything is trained: not for an
+    ``evaluation``, which decodes them right away, nor for a training set that is very large, whose first epoch does.
+    """
     size, augment = cfg.image_size, cfg.augment if split == "train" else None
     if size > SMALL:
-        if cfg.data.on_error == "skip":
-            samples = _checked(samples, lambda image: None, lambda number, nothing: None, say, split, "skip")
+        skips = cfg.data.on_error == "skip"
+        later = split == "train" and len(samples) > DECODED_FIRST
+        if later and not skips:
+            say(f"data: train: {len(samples)} pictures, which the first epoch is the first to decode")
+        elif skips or not evaluation and is_first():
+            nothing = lambda number, image: None  # noqa: E731
+            samples = _checked(samples, lambda image: None, nothing, say, split, cfg.data.on_error)
         read = lambda entry: picture(samples, entry)  # noqa: E731 - what a worker calls
         return FileImages(samples.entries, samples.labels, size, cfg.seed, augment, read)
     images = _room(len(samples), size, split)

@@ -199,6 +199,11 @@ def folder(path: Path, say: Callable[[str], None] = print) -> dict[str, Samples]
     expected = "expected one sub-folder a class, below train/, val/ and test/ where there are splits"
     names, read = _names(path, expected, say)
     parts = _parts(path, names)
+    if within := {p[1].lower() for p in parts if len(p) > 2 and split_named(p[1])}:
+        if {split_named(s) for s in within} > {"train"} and not any(split_named(p[0]) for p in parts):
+            raise UserError(
+                f"{path.absolute()} has {' and '.join(sorted(within))} inside of the folders of classes: {expected}"
+            )
     # pictures two levels below a folder named like a split make it one; otherwise a class may be called "test"
     has_splits = any(split_named(p[0]) and len(p) > 2 for p in parts)
     groups: dict[str, dict[str, list[str]]] = {}

@@ -4,6 +4,7 @@ import bz2
 import io
 import lzma
 import os
+import shutil
 import struct
 import tarfile
 import zlib
@@ -53,9 +54,9 @@ def write_set(root, splits=("train", "val", "test"), classes=("ant", "bee", "cat
     return root
 
 
-def prepared(**changes):
+def prepared(evaluation=False, **changes):
     said = []
-    return prepare(ClassificationSettings(**changes), said.append), said
+    return prepare(ClassificationSettings(**changes), said.append, evaluation=evaluation), said
 
 
 def test_splitmix_gives_the_published_numbers():
@@ -216,19 +217,76 @@ def test_few_labels_are_as_many_of_each_class_and_drawn_by_the_seed(tmp_path):
     assert len(rest) + len(part) == len(samples)
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 @pytest.mark.parametrize("size", [16, 200])
-def test_a_picture_that_does_not_decode_is_named_or_skipped(size, tmp_path):
+def test_a_picture_that_does_not_decode_is_named_or_skipped(size, split, tmp_path):
+    """Before anything is trained, also one of the test split, which is read for the first time when all is trained."""
     write_set(tmp_path / "set", size=size)
-    (tmp_path / "set/train/bee/1.png").write_bytes(b"nothing of the kind")
+    (tmp_path / f"set/{split}/bee/1.png").write_bytes(b"nothing of the kind")
     data, said = prepared(data={"train": str(tmp_path / "set"), "on_error": "skip"})
-    assert len(data.train) == 11 and any("train: 1 pictures skipped" in s and "bee/1.png" in s for s in said)
-    if size == 16:
-        with pytest.raises(UserError, match="bee/1.png"):
-            prepared(data={"train": str(tmp_path / "set")})
-    else:  # large pictures are read when they are needed
-        data, _ = prepared(data={"train": str(tmp_path / "set")})
-        with pytest.raises(UserError, match="bee/1.png"):
-            data.train[data.train.files.index("train/bee/1.png")]
+    assert len(getattr(data, split)) == 11
+    assert any(f"{split}: 1 pictures skipped" in s and "bee/1.png" in s for s in said)
+    with pytest.raises(UserError, match=f"{split}/bee/1.png does not decode"):
+        prepared(data={"train": str(tmp_path / "set")})
+
+
+def test_a_very_large_training_set_is_first_decoded_by_the_first_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("srrl_tasks.classification.data.DECODED_FIRST", 11)
+    write_set(tmp_path / "set", size=200)
+    for split in ("train", "val"):
+        (tmp_path / f"set/{split}/bee/1.png").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="val/bee/1.png"):
+        prepared(data={"train": str(tmp_path / "set")})
+    write(tmp_path / "set/val/bee/1.png", 9, 200)
+    data, said = prepared(data={"train": str(tmp_path / "set")})
+    assert "data: train: 12 pictures, which the first epoch is the first to decode" in said
+    with pytest.raises(UserError, match="train/bee/1.png"):
+        data.train[data.train.files.index("train/bee/1.png")]
+
+
+@pytest.mark.parametrize(("large", "size"), [(1, 40), (3, 40), (13, 224)])
+def test_pictures_of_both_kinds_are_brought_to_the_size_of_most(tmp_path, large, size):
+    write_set(tmp_path / "set", size=40)
+    files = sorted((tmp_path / "set/train").rglob("*.png"))
+    assert len(files) == 12
+    for file in files[:large]:
+        write(file, 9, 97)
+    data, said = prepared(data={"train": str(tmp_path / "set")})
+    assert data.train[0]["image"].shape == (3, size, size)
+    shorter = [s for s in said if "shorter sides are 40 to 97 pixels" in s]
+    assert len(shorter) == (large < 12) and all(f"image_size={size}" in s for s in shorter)
+
+
+def test_splits_inside_of_the_classes_are_refused(tmp_path):
+    """They would all be taken for training pictures, those of the test as well."""
+    for name in ("ant/train", "ant/test", "bee/train", "bee/test"):
+        write(tmp_path / "set" / name / "0.png", 9)
+    with pytest.raises(
+        UserError, match="set has test and train inside of the folders of classes: expected one"
+    ):
+        prepared(data={"train": str(tmp_path / "set")})
+    for name in ("ant/red", "bee/test"):  # pictures of a test, say
+        write(tmp_path / "other" / name / "0.png", 9)
+        write(tmp_path / "other" / name / "1.png", 9)
+    assert folder(tmp_path / "other")["train"].labels.tolist() == [0, 0, 1, 1]
+
+
+def test_classes_without_pictures_are_named_and_other_data_may_have_fewer(tmp_path):
+    write_set(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set/test/bee")
+    data, said = prepared(data={"train": str(tmp_path / "set")})
+    assert "data: test has no pictures of 1 (bee): its figures say nothing of them" in said
+    assert data.test.labels.tolist() == [0] * 4 + [2] * 4
+    classes = {"classes": ["ant", "bee", "cat"], "n_classes": 3}
+    write_set(tmp_path / "own", splits=("",), classes=("bee", "cat"))
+    data, said = prepared(data={"test": str(tmp_path / "own"), **classes}, evaluation=True)
+    assert data.test.labels.tolist() == [1] * 4 + [2] * 4 and any("no pictures of 1 (ant)" in s for s in said)
+    write_set(tmp_path / "own", splits=("",), classes=("dog",))
+    with pytest.raises(
+        UserError,
+        match=r"own has a class 'dog' that this run was not trained for: it knows 3 \(ant, bee, cat\)",
+    ):
+        prepared(data={"test": str(tmp_path / "own"), **classes}, evaluation=True)
 
 
 @pytest.mark.parametrize("damage", ["short", "text", "picture"])
