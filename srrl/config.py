@@ -330,20 +330,32 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def _at(schema: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The section at a path of keys, None where there is none."""
+    owner: type[BaseModel] | None = schema
+    for part in path:
+        field = owner.model_fields.get(part) if owner else None
+        owner = _section(field.annotation) if field else None
+    return owner
+
+
 def _explain(schema: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(p) for p in first["loc"]]
     if first["type"] == "extra_forbidden":
-        owner: type[BaseModel] | None = schema
-        for part in path[:-1]:
-            field = owner.model_fields.get(part) if owner else None
-            owner = _section(field.annotation) if field else None
+        owner = _at(schema, path[:-1])
         known = list(owner.model_fields) if owner else []
-        close = difflib.get_close_matches(path[-1], known, 1)
+        close = difflib.get_close_matches(path[-1], known, 1, cutoff=0.7)
         near = [".".join([*path[:-1], c]) for c in close] or _elsewhere(schema, path[-1])
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known here: {', '.join(known)}"
         return f"unknown key {'.'.join(path)!r}: {hint}"
     value = first.get("input")
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, dict):
+        keys = list(getattr(_at(schema, path), "model_fields", []))
+        hint = f": give {path[-1]}.{keys[0]}=… or another of {', '.join(keys)}" if keys else ""
+        return (
+            f"{'.'.join(path)} is a section of settings, not a single value (got {str(value)[:80]!r}){hint}"
+        )
     shown = f"keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
     shown = f" (got {shown if len(shown) < 200 else shown[:200] + '…'})"
     key = _key(schema, first["loc"])

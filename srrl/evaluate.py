@@ -93,7 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=["teacher", "student", "baseline", "all"], default="all")
     parser.add_argument("--data", metavar="PATH", help="other data than the run's test split")
     parser.add_argument(
-        "--format", metavar="F", help=f"format of --data: {', '.join(FORMATS)} (found by itself if left out)"
+        "--format",
+        metavar="F",
+        help=f"format of --data: {', '.join(FORMATS)} (faces), or folder, cifar10, … (classifiers); found by itself if left out",
     )
     parser.add_argument(
         "--box",

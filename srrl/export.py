@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder that train made, or shipped:NAME")
     parser.add_argument(
         "--format", required=True, metavar="F", help="onnx, onnx-int8, or packed (binary networks)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="pictures to check the file with (and to calibrate int8 on), where the run's own are no longer there",
     )
     parser.add_argument(
         "--out",
@@ -57,7 +63,13 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--out {out}: expected a name that ends in .onnx, by which the file is known")
     check_writable("--out", str(out))
     calibrates = args.format == "onnx-int8"
-    data = task.prepare(cfg, lambda text: print(text, file=sys.stderr), evaluation=not calibrates)
+    if args.data:
+        own = {"train": None, "val": None, "test": args.data, "format": None}
+        cfg = opened.changed({"data": own})
+    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    data = task.prepare(cfg, say, evaluation=not calibrates or bool(args.data))
+    if data.val is None:
+        data = replace(data, val=data.test)
     with atomic(out) as temporary:
         writer = {"onnx": write_float, "onnx-int8": write_quantized}.get(args.format, write_exact)
         lines = writer(args.format, opened, data, temporary)

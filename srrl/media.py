@@ -101,15 +101,17 @@ def to_rgb(image: Any, name: str | None = None) -> np.ndarray:
         )
     path = Path(image)
     if not path.is_file():
-        raise UserError(f"{name or f'image {path}'} {_no_file(path)}")
+        raise UserError(
+            f"image {path} is a folder: give a file" if path.is_dir() else f"image {missing(image)}"
+        )
     return _from_file(path, name or f"image {path}")
 
 
-def _no_file(path: Path) -> str:
-    if path.is_dir():
-        return "is a folder: give a file"
-    address = re.match(r"[a-z][a-z0-9+.-]*:/", str(path), re.IGNORECASE)
-    return "is an address: fetch it, and give the file" if address else "does not exist"
+def missing(name: str | Path) -> str:
+    """What is said of a path where nothing is: an address is none."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(name), re.IGNORECASE):
+        return f"{name} is an address: fetch it, and give the file"
+    return f"{Path(name).absolute()} does not exist"
 
 
 def _from_file(source: Path | bytes, name: str) -> np.ndarray:

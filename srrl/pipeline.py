@@ -80,7 +80,10 @@ class Pipeline:
         if not self.accelerator.is_main_process:
             return {}
         with self.timed("evaluation"):
-            return finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
+            results = finish(task, cfg, run, data, models, chosen, self.seconds, self.say)
+            if not self.batches:  # else its folder is removed again
+                self.say(f"report: {run.report}")
+            return results
 
     def teach(self, ready: Callable[[], None]) -> None:
         """The data and the teacher alone, for runs that share one; ``ready`` is called between the two."""
@@ -120,6 +123,7 @@ class Pipeline:
                 world = self.accelerator.num_processes
                 if few := too_few_batches(len(data.train), cfg.batch_size, cfg.epochs, world):
                     self.say(f"data: {few}")
+                    data.details.setdefault("notes", []).append(f"**{few[0].upper()}{few[1:]}.**")
         if cfg.score == "val":
             data = data.on_validation()
         return data.shortened(self.batches * cfg.batch_size) if self.batches else data
@@ -319,5 +323,4 @@ def finish(
             f"{name:8s} {task.metric} {m[task.metric]:.3f}{task.unit}  {m['params'] / 1e6:.2f}M parameters  "
             f"{m['macs'] / 1e6:.0f}M multiply-adds  {m['latency_ms_p50']:.1f} ms (one thread)"
         )
-    say(f"report: {run.report}")
     return results

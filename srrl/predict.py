@@ -63,7 +63,16 @@ def run(args: argparse.Namespace) -> int:
     predict = (lambda image: predictor(image, box=box)) if box is not None else predictor
     tally = Tally()
     with GracefulStop(), Table(out, args.format) as table:
-        work = Work(predict, predictor, table, None if args.no_overlay else out, args.skip_bad, tally, sums)
+        work = Work(
+            predict,
+            predictor,
+            table,
+            None if args.no_overlay else out,
+            args.skip_bad,
+            tally,
+            sums,
+            bool(args.out),
+        )
         for file in _progress(files):
             work.file(file)
     _tell(tally, table, out, takes_box and args.box in (None, "detector"))
@@ -97,7 +106,7 @@ def collect(inputs: list[str], *, recursive: bool = False) -> list[Path]:
 
     Raises UserError for what does not exist and for folders without a picture or video.
     """
-    from srrl.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+    from srrl.media import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, missing
 
     known = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
     files: dict[Path, None] = {}
@@ -118,7 +127,7 @@ def collect(inputs: list[str], *, recursive: bool = False) -> list[Path]:
         elif path.is_file():
             files[path] = None
         else:
-            raise UserError(f"input {path.absolute()} does not exist: give an image, a video or a folder")
+            raise UserError(f"input {missing(text)}: give an image, a video or a folder")
     return list(files)
 
 
@@ -162,6 +171,7 @@ class Work:
     skip_bad: bool
     tally: Tally
     sums: list[Sums] = field(default_factory=list)  # of the folders that were given
+    named: bool = False  # the folder, by --out
     names: set[str] = field(default_factory=set)
 
     def file(self, path: Path) -> None:
@@ -175,7 +185,8 @@ class Work:
                 self._picture(path)
         except UserError as error:
             if not self.skip_bad:
-                raise UserError(f"{error} (--skip-bad goes on with the others)") from None
+                hint = "--skip-bad goes on with the others" + ", into a new --out" * self.named
+                raise UserError(f"{error} ({hint})") from None
             self.tally.bad.append(str(error))
 
     def _picture(self, path: Path) -> None:

@@ -134,7 +134,7 @@ def save_figure(figure: Any, out: Path) -> None:
 
 def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) -> str:
     lines = [
-        f"{data.details.get('label', data.name).capitalize()}, split *{results['split']}*, protocol *{results['protocol']}*, seed {cfg.seed}."
+        f"Data {data.details.get('label', data.name)}, split *{results['split']}*, protocol *{results['protocol']}*, seed {cfg.seed}."
     ]
     if "teacher" in results and "student" in results:
         t, s = results["teacher"], results["student"]
@@ -147,6 +147,8 @@ def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) 
         gain = (s - b) if task.higher else (b - s)
         apart = f"{abs(gain):.3f}"
         said = "the same" if float(apart) == 0 else f"{apart} {'better' if gain > 0 else 'worse'}"
+        if data.details.get("scored"):
+            said += f" {data.details['scored']}"
         lines.append(
             f"Distillation ({cfg.method}) against the same student without a teacher: {b:.3f} → {s:.3f} {task.unit} "
             f"({said}). One run of one seed: repeat over seeds before you rely on the difference."
@@ -154,6 +156,10 @@ def _summary(task: Task, cfg: RunSettings, results: dict[str, Any], data: Data) 
     if "mean_shape_nme" in results:
         lines.append(
             f"For scale: predicting the mean shape gives {results['mean_shape_nme']:.2f} {task.unit}."
+        )
+    if "largest_class_top1" in results:
+        lines.append(
+            f"For scale: always naming the largest class gives {results['largest_class_top1']:.1f} {task.unit}."
         )
     return " ".join([*lines, *data.details.get("notes", [])])
 

@@ -210,7 +210,11 @@ class RunFolder:
         """An existing run, or one that comes with the package (``shipped:NAME``). Raises UserError where there is none."""
         run = cls(located(path))
         if not run.config.is_file():
-            what = "has no config.yaml, so it is no run folder" if run.path.is_dir() else "does not exist"
+            what = "does not exist"
+            if run.path.is_dir():
+                what = "has no config.yaml, so it is no run folder"
+            elif run.path.is_file():
+                what = "is a file, with which only srrl.predict and the app can work"
             raise UserError(
                 f"{run.path.absolute()} {what}: expected a folder that python -m srrl.train made, such as runs/faces/001"
             )

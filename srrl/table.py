@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ class Table:
 
     Columns are ``file``, ``frame`` (0-based; empty for pictures), then the keys of the task's rows, which are the same
     in every row. In JSON each picture or frame is one entry with its list of predictions, empty where there is none.
-    The folder is made when the table is opened. Raises RunError where it cannot be written.
+    The folder is made when the table is opened. Raises RunError where it cannot be written. Until it is whole the file's
+    name ends in ``.part``, which stays where the work was interrupted.
     """
 
     def __init__(self, folder: Path, kind: str):
         self.path, self.kind = folder / f"predictions.{kind}", kind
+        self._part = self.path.with_name(self.path.name + ".part")
         self.columns: list[str] = []
         self.entries = 0
 
     def __enter__(self) -> Table:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.handle = open(self.path, "x", newline="", encoding="utf-8", errors="backslashreplace")
+            self.handle = open(self._part, "x", newline="", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(
                 f"{self.path.absolute()} cannot be written: {error.strerror}; give another --out"
@@ -57,12 +60,14 @@ class Table:
                 self.writer.writerow(["file", "frame", *self.columns])
             self.writer.writerow([str(file), "" if frame is None else frame, *(row[c] for c in self.columns)])
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if self.kind == "json":
                 self.handle.write("\n]\n" if self.entries else "[]\n")
             elif not self.columns:
                 self.writer.writerow(["file", "frame"])
             self.handle.close()
+            if kind is None:
+                os.replace(self._part, self.path)
         except OSError as error:
             raise RunError(f"could not write {self.path}: {error.strerror}") from error

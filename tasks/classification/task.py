@@ -116,6 +116,12 @@ class ClassificationTask(Task):
         result = accuracy(*logits_of(model, dataset), cfg.data.classes)
         return result if full else {k: v for k, v in result.items() if k != "classes"}
 
+    def reference(self, data: Data, cfg: ClassificationSettings) -> dict[str, float]:
+        labels = getattr(data.test, "labels", None)
+        if labels is None:
+            return {}
+        return {"largest_class_top1": 100.0 * float(labels.bincount().max()) / len(labels)}
+
     def figures(
         self, models: dict[str, nn.Module], data: Data, cfg: ClassificationSettings, folder: Path
     ) -> list[tuple[str, str]]:

@@ -54,6 +54,8 @@ class _TwoDomains:
         super().__init__()
         self.source: Data | None = None
         self.source_val: Dataset | None = None
+        self.val_of_source = False
+        self.stand_ins: list[Dataset] = []  # of the source, where the target has nothing labelled
         self.units = {**self.units, f"source_{self.metric}": self.unit}
         self.notes: list[str] = []
 
@@ -68,15 +70,23 @@ class _TwoDomains:
         self.source_val = source.val
         paths = {"train": d.train, "val": d.val, "test": d.test, "format": d.format}
         target = self.target_domain(cfg, source, paths, say, evaluation=evaluation)
+        self.stand_ins = [
+            theirs for own, theirs in ((source.val, target.val), (source.test, target.test)) if own is theirs
+        ]
+        self.val_of_source = target.val is source.val
         here, there = (d.details.get("label", d.name) for d in (source, target))
         name, label = f"{source.name} to {target.name}", f"{here} → {there}"
         if target.test is source.test:
             self.source = None  # there is nothing else to compare its figures with
             name, label = f"{source.name} for {target.name}", f"{here}, taught for {target.name}"
             self.notes[:] = [
-                "Nothing in the target is labelled: **all figures are those of the source domain.**"
+                "Nothing in the target is labelled: **all figures are those of the source domain**, which say nothing of the target"
+                + self.settles(cfg)
+                * ", with the source's BatchNorm statistics; the saved students have the target's"
+                + "."
             ]
         details = {**target.details, "label": label, "notes": self.notes}
+        details["scored"] = "on the source's pictures" if self.source is None else None
         return replace(target, train=source.train, name=name, details=details)
 
     def validation(self, data: Data, *, teacher: bool) -> Dataset:
@@ -95,9 +105,9 @@ class _TwoDomains:
         if d.teacher_statistics == "target":
             adapted = deepcopy(teacher)
             estimate_statistics(adapted, self.refined(plain, teacher, cfg))
-            figures = self.evaluate(adapted, data.val, cfg)
-            before = self.evaluate(teacher, data.val, cfg)[self.metric]
-            whose = "source" if data.val is self.source_val else "target"
+            figures = super().evaluate(adapted, data.val, cfg)
+            before = super().evaluate(teacher, data.val, cfg)[self.metric]
+            whose = "source" if self.val_of_source else "target"
             text = (
                 f"With the target's BatchNorm statistics, as it teaches, the teacher has a {self.metric} of "
                 f"{figures[self.metric]:.3f} {self.unit} on the {whose}'s validation pictures, against {before:.3f} "
@@ -114,8 +124,13 @@ class _TwoDomains:
         """The target's BatchNorm statistics into the student, where it is to have them."""
         from .statistics import estimate_statistics
 
-        if cfg.cross_domain.student_statistics == "target":
+        if self.settles(cfg):
             estimate_statistics(student, data.unlabelled.plain(), frozen=False)
+
+    @staticmethod
+    def settles(cfg: RunSettings) -> bool:
+        """Whether students get the target's BatchNorm statistics."""
+        return cfg.cross_domain.student_statistics == "target"
 
     def check(self, cfg: RunSettings) -> None:
         """UserError for a method that cannot do with samples that have no labels, or only some of which count."""
@@ -155,7 +170,16 @@ class _TwoDomains:
     def evaluate(
         self, model: nn.Module, dataset: Dataset, cfg: RunSettings, *, full: bool = False
     ) -> dict[str, Any]:
-        """The base's figures; with ``full`` also what the model still does in the source domain."""
+        """The base's figures; with ``full`` also what the model still does in the source domain.
+
+        Where pictures of the source stand in for the target's, every network is measured with the statistics of those
+        pictures: with the target's a student would seem worse than it is, and the epoch would be chosen by chance.
+        """
+        if self.settles(cfg) and any(dataset is d for d in self.stand_ins):
+            from .statistics import estimate_statistics
+
+            model = deepcopy(model)
+            estimate_statistics(model, dataset)
         result = super().evaluate(model, dataset, cfg, full=full)
         if full and self.source is not None:
             here = super().evaluate(model, self.source.test, cfg)

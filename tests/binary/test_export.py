@@ -74,6 +74,32 @@ def test_export_refuses_in_one_line(exported, finished, capsys):
         srrl.load(finished / "weights/student.safetensors")
 
 
+def test_other_pictures_can_check_the_file(finished, tmp_path, capsys):
+    """Where those of the run are no longer there."""
+    rng = np.random.default_rng(0)
+    for name in "0123456789":
+        for i in range(2):
+            path = tmp_path / "pictures" / name / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    arguments = ["--data", tmp_path / "pictures", "--out"]
+    assert command("export", finished, "--format", "packed", *arguments, tmp_path / "a.safetensors") == 0
+    assert "largest difference 0 on 20 test pictures" in capsys.readouterr().out
+    assert command("export", finished, "--format", "onnx-int8", *arguments, tmp_path / "a.onnx") == 0
+    assert "on 20 test pictures (pictures)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["evaluate", "benchmark", "export"])
+def test_what_a_run_is_needed_for_says_so_of_a_file(exported, name, capsys):
+    arguments = ["--format", "packed"] if name == "export" else []
+    assert command(name, exported[0], *arguments) == 2
+    error = capsys.readouterr().err
+    assert (
+        "student-packed.safetensors is a file, with which only srrl.predict and the app can work: expected a folder"
+        in error
+    )
+
+
 def test_onnx_forms_of_a_binary_student(finished, tmp_path, capsys):
     """By the command line: the float graph answers as the run, the int8 one is measured beside it."""
     float32, int8 = tmp_path / "a.onnx", tmp_path / "b.onnx"

@@ -33,6 +33,10 @@ def test_results_are_those_of_the_contract(run):
     assert (
         "which is little to learn from: batch_size=" in out
     )  # of one's own pictures; the embedded ones are few on purpose
+    report = (folder / "run/report.md").read_text()
+    assert "28 training samples are 3 batches an epoch and 6 in all, which is little to learn from" in report
+    assert results["largest_class_top1"] == pytest.approx(100 / 7)  # seven classes with four pictures each
+    assert "always naming the largest class gives 14.3 %" in report and "Data colours, split *test*" in report
     for model in ("teacher", "student", "baseline"):
         assert {"top1", "top5", "params", "macs", "size_bytes", "latency_ms_p50"} <= results[model].keys()
         assert results[model]["classes"].keys() == set(CLASSES)

@@ -169,7 +169,11 @@ def test_runs_do_not_share_their_settings():
         ("optim={lr: 1, lr: 2}", "the value is not readable as YAML: the key 'lr' stands there twice"),
         ("optim.milestones=3", "optim.milestones: input should be a valid list (got 3)"),
         ("optim.milestones=[1, x]", "optim.milestones.1: input should be a valid number"),
-        ("optim=5", "optim: input should be a valid dictionary"),
+        (
+            "optim=5",
+            "optim is a section of settings, not a single value (got '5'): give optim.name=… or another of name, lr",
+        ),
+        ("target=x", "unknown key 'target': known here: "),
         ("data.workers=several", "data.workers: "),
         ("epochs", "'epochs' is not an override: expected key=value"),
         ("=3", "'=3' is not an override: expected key=value"),

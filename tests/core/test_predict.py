@@ -148,6 +148,7 @@ def test_bad_inputs(opened, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for argv, message in [
         (["gone.png"], "gone.png does not exist"),
+        (["https://example.org/gone.png"], "https://example.org/gone.png is an address: fetch it"),
         (["empty"], "holds no picture"),
         (["good.png", "--box", "1,2,3"], "--box"),
         (["good.png", "--out", "good.png"], "is a file"),
@@ -157,8 +158,16 @@ def test_bad_inputs(opened, tmp_path, capsys):
         assert message in error and error.count("\n") == 1
         assert not (tmp_path / "predictions").exists()
     assert call("good.png", "bad.png", "bad.mp4", "--out", "one") == 2
-    assert "bad.png does not decode" in capsys.readouterr().err
-    assert len(table(tmp_path / "one")) == 1  # what was found before stays
+    said = capsys.readouterr().err
+    assert (
+        "bad.png does not decode" in said and "--skip-bad goes on with the others, into a new --out)" in said
+    )
+    (part,) = (tmp_path / "one").glob("predictions*")  # what was found before stays, and is not taken for all
+    assert part.name == "predictions.csv.part" and len(list(csv.DictReader(part.open()))) == 1
+    assert (
+        call("good.png", "bad.png") == 2 and "--skip-bad goes on with the others)" in capsys.readouterr().err
+    )
+    assert call("good.png", "bad.png", "--skip-bad") == 0 and "skipped 1 bad file" in capsys.readouterr().err
     assert call("bad.png", "bad.mp4", "good.png", "--out", "two", "--skip-bad") == 0
     assert "skipped 2 bad files" in capsys.readouterr().err
     assert [r["file"] for r in table(tmp_path / "two")] == ["good.png"]
