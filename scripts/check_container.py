@@ -38,6 +38,7 @@ STOP = 5.0
 HEALTHY = 120.0  # of the image's own health check, which asks every 30 s
 FACES = 36  # in the folder that is evaluated
 EDGE = 1e-5  # so near, of their value, two figures are the same even where rounding parts them
+OWNER = 4711  # of a folder that is mounted, where root runs this
 AUTH = "somebody:open-4711"
 SAFE = [
     "--rm",
@@ -155,6 +156,35 @@ def check_own_data(runs: Path, data: Path) -> None:
     check(f"the faces are those of the folder: {FACES}", f"({FACES} samples)" in said)
     check("its figures are written anew", (runs / "x/eval.json").stat().st_mtime_ns > before)
     compared("the same without network and writable folders", runs / "x/eval.json", there)
+
+
+def check_closed_folder(folder: Path, data: Path) -> None:
+    """A folder that only its owner may enter is enough where docker is told to be that user, as the README has it."""
+    user = os.getuid() or OWNER
+    shutil.copytree(ROOT / "srrl/shipped/faces68", folder / "x")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+        os.chown(path, user, user) if user == OWNER else None
+    command = ("evaluate", "/runs/x", "--data", "/data/y", "--json", "/runs/x/eval.json")
+    mounts = ("-v", f"{folder}:/runs", "-v", f"{data}:/data:ro")
+    docker("run", *SAFE, "--network", "none", "--user", f"{user}:{user}", *mounts, NAME, *command)
+    found = folder / "x/eval.json"
+    check(f"a closed folder of user {user} is written to as that user", found.stat().st_uid == user)
+
+
+def check_faults(runs: Path) -> None:
+    """What nobody foresaw is written into the mounted folder, as the container is removed; a compiler that is missing is foreseen."""
+    fault = "from srrl.cli import guarded; raise SystemExit(guarded(lambda: 1 / 0))"
+    mount = ("-v", f"{runs}:/runs")
+    said = docker("run", *SAFE, *mount, "--entrypoint", "python3", NAME, "-c", fault, status=1)
+    (file,) = runs.glob("srrl-fault-*.txt")
+    whole = docker("run", *SAFE, *mount, "--entrypoint", "cat", NAME, f"/runs/{file.name}")
+    check(f"a fault is kept in {file.name}", file.name in said and "ZeroDivisionError" in whole)
+    said = srrl("train", "--task", "classification", "--dry-run", "compile=true", status=2)
+    check(
+        "compile=true without a compiler is one line",
+        "install a C++ compiler" in said and "fault" not in said,
+    )
 
 
 def figures(found: dict, where: str = "") -> Iterator[tuple[str, object]]:
@@ -361,6 +391,8 @@ def main() -> None:
         runs.chmod(0o777)  # for the image's user
         try:
             check_own_data(runs, data)
+            check_closed_folder(Path(folder, "closed"), data)
+            check_faults(runs)
             check_shipped(runs)
             check_figures(runs)
             check_other_user(runs)
