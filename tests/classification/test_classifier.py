@@ -63,15 +63,19 @@ def test_saved_models_are_the_scored_ones(run):
 
 def test_predict_writes_a_table_and_drawn_copies(run, tmp_path):
     folder, _ = run
-    status, out, error = forked(
-        "predict", folder / "run", folder / "set/test/red", "--out", tmp_path / "out", "--model", "teacher"
-    )
+    pictures, found = tmp_path / "bilder é", tmp_path / "gefunden 写真 1"
+    shutil.copytree(folder / "set/test/red", pictures)
+    (pictures / "0.png").rename(pictures / "ein bild ü.png")
+    status, out, error = forked("predict", folder / "run", pictures, "--out", found, "--model", "teacher")
     assert status == 0, error
-    (table,) = (tmp_path / "out").glob("*.csv")
+    (table,) = found.glob("*.csv")
     rows = list(csv.DictReader(open(table)))
+    assert (
+        str(pictures / "ein bild ü.png") in {r["file"] for r in rows} and (found / "ein bild ü.jpg").is_file()
+    )
     assert len(rows) == 4 * 5 and {r["rank"] for r in rows} == set("12345")
     assert {r["class"] for r in rows} <= set(CLASSES)
-    assert len(list((tmp_path / "out").glob("*.jpg"))) == 4
+    assert len(list(found.glob("*.jpg"))) == 4
     assert forked("predict", folder / "run", folder / "set", "--box", "whole")[0] == 2
 
 

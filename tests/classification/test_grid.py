@@ -180,24 +180,33 @@ def test_faces_of_the_test_split_are_not_read(tmp_path):
 
 
 def test_a_grid_from_end_to_end_with_test_pictures_that_nobody_can_read(tmp_path, monkeypatch, capsys):
-    colours(tmp_path / "set", classes=("red", "green", "blue"))
-    for path in (tmp_path / "set" / "test").glob("*/*.png"):
+    pictures, out_folder, maps = (tmp_path / name for name in ("farben 写真", "gitter é 1", "karten ü 2"))
+    colours(pictures, classes=("red", "green", "blue"))
+    for path in (pictures / "test").glob("*/*.png"):
         path.write_text("damaged")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the cells' processes
-    arguments = ["--task", "classification", "--out", tmp_path / "out", "--seeds", "3", "--jobs", "2"]
-    arguments += [f"data.train={tmp_path / 'set'}", *QUICK, "epochs=1", "--grid", "1,1 10,1"]
+    arguments = ["--task", "classification", "--out", out_folder, "--seeds", "3", "--jobs", "2"]
+    arguments += [
+        f"data.train={pictures}",
+        f"teacher.memory={maps}",
+        *QUICK,
+        "epochs=1",
+        "--grid",
+        "1,1 10,1",
+    ]
     assert ended_with(*arguments) == 0
     out = capsys.readouterr().out
-    table = json.loads((tmp_path / "out" / "table-grid.json").read_text())
+    table = json.loads((out_folder / "table-grid.json").read_text())
     assert table["split"] == "val" and table["number_of_trials"] == {"srrl": 2}
     for pair, row in zip(("alpha=1-beta=1", "alpha=10-beta=1"), table["trials"], strict=True):
-        results = json.loads((tmp_path / "out" / f"srrl-{pair}-seed3" / "results.json").read_text())
-        made = read_yaml(tmp_path / "out" / f"srrl-{pair}-seed3" / "config.yaml")
+        results = json.loads((out_folder / f"srrl-{pair}-seed3" / "results.json").read_text())
+        made = read_yaml(out_folder / f"srrl-{pair}-seed3" / "config.yaml")
         assert [f"alpha={float(made['alpha']):g}", f"beta={float(made['beta']):g}"] == row["settings"]
         assert results["split"] == "val" and row["seeds"] == [results["student"]["last_epoch"]["top1"]]
     chosen = max(table["trials"], key=lambda row: row["mean"])["settings"]
     assert table["chosen"] == {"srrl": chosen} and f"**Chosen for srrl: {' '.join(chosen)}**" in out
-    assert (tmp_path / "out" / "table-grid.png").stat().st_size > 5000
+    assert (out_folder / "table-grid.png").stat().st_size > 5000
+    assert list(maps.iterdir())
 
 
 def test_the_tuned_settings_are_those_of_the_cells(tmp_path, capsys):

@@ -392,6 +392,42 @@ def test_full_disk_keeps_the_last_good_checkpoint(arguments, finished, tmp_path)
     same_weights(finished[0], folder)
 
 
+FILL = """
+disk=$1; shift
+mount -t tmpfs -o size=3400k full "$disk" || exit 77
+"$@" --run-dir "$disk/run"; echo "status $?"
+find "$disk" -name '*.tmp'
+mount -o remount,size=64m full "$disk"
+"$1" "$2" "$3" --resume "$disk/run" && cp -r "$disk/run" "$disk-kept"
+"""
+
+
+def test_a_disk_that_is_full_for_real(arguments, finished, tmp_path):
+    """A file system of 3.4 MB, which is full in the student's phase; given room, the run goes on to what it would have been."""
+    disk = tmp_path / "disk é"
+    disk.mkdir()
+    command = [sys.executable, "-m", "srrl.train", *arguments]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FILL, "sh", str(disk), *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if "unshare" in done.stderr or done.returncode == 77:
+        pytest.skip("no file system can be mounted here")
+    assert done.returncode == 0, done.stderr
+    assert "status 1\n" in done.stdout and ".tmp" not in done.stdout
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert re.fullmatch(
+        rf"error: could not save {re.escape(str(disk))}/run/\S+: No space left on device; what was saved before is intact",
+        said,
+    )
+    assert "student  epoch 3/3" in done.stdout and "student  epoch 1/3" in done.stdout
+    same_weights(finished[0], tmp_path / "disk é-kept")
+
+
 def test_two_processes_share_one_run_folder_and_train_as_one(arguments, tmp_path):
     """As accelerate launches them, against one process with twice the batch: every figure of every phase, to 1e-4.
 
