@@ -207,9 +207,8 @@ def fit_weights(model: nn.Module, state: dict[str, Tensor], what: str, source: s
 def _load_torch(path: Path, advice: str = "") -> Any:
     zipped = False
     try:
-        if zipped := zipfile.is_zipfile(
-            path
-        ):  # torch writes the checksums of a zip file, and does not look at them
+        zipped = zipfile.is_zipfile(path)
+        if zipped:  # torch writes the checksums of a zip file, and does not look at them
             with zipfile.ZipFile(path) as archive:
                 if part := archive.testzip():
                     raise UserError(f"{path} is damaged (the checksum of {part} in it does not fit){advice}")
@@ -219,10 +218,8 @@ def _load_torch(path: Path, advice: str = "") -> Any:
     except FileNotFoundError:
         raise UserError(f"{Path(path).absolute()} does not exist") from None
     except OSError as error:
-        if error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # which damaged bytes lead to: a place before the file's beginning
+        # damaged bytes lead to a place before the file's beginning, which is an invalid argument
+        if error.errno not in (None, errno.EINVAL):
             raise _unreadable(path, error) from None
         raise UserError(f"{path} is damaged or no torch file ({_line(error)}){advice}") from error
     except pickle.UnpicklingError as error:

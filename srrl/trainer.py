@@ -96,7 +96,8 @@ class Trainer:
     """Trains a distiller. ``validate(model)`` gives the metrics of the student (its average where ``ema`` is on).
 
     With several processes ``batch_size`` is that of one, the first saves and reports, and ``validate`` is called in every
-    one, as each needs to know which epoch was best (:func:`srrl.processes.once` measures in the first alone). A resumed epoch then repeats the order of samples, not the draws of dropout.
+    one, as each needs to know which epoch was best (:func:`srrl.processes.once` measures in the first alone). A resumed
+    epoch then repeats the order of samples, not the draws of dropout.
     """
 
     def __init__(

@@ -181,14 +181,14 @@ def _own_size(splits: dict[str, Samples], format: str, say: Callable[[str], None
         return samples.entries.shape[1]
     spread = np.linspace(0, len(samples) - 1, min(len(samples), 200)).astype(int)
     sizes = [size_of(samples, samples.entries[i]) for i in spread]
-    sides = sorted(min(size) for size in sizes if size is not None)
-    if not sides:
+    sizes = [size for size in sizes if size is not None]
+    if not sizes:
         return LARGE_SIZE
-    small = [side for side in sides if side <= SMALL]
-    size = Counter(small).most_common(1)[0][0] if 2 * len(small) > len(sides) else LARGE_SIZE
-    if 0 < len(small) < len(sides):
+    small, longer = [min(size) for size in sizes if max(size) <= SMALL], sorted(map(max, sizes))
+    size = Counter(small).most_common(1)[0][0] if 2 * len(small) > len(sizes) else LARGE_SIZE
+    if 0 < len(small) < len(sizes):
         say(
-            f"data: the pictures' shorter sides are {sides[0]} to {sides[-1]} pixels, most of them "
+            f"data: the pictures' longer sides are {longer[0]} to {longer[-1]} pixels, most of them "
             f"{'up to' if size <= SMALL else 'above'} {SMALL}: all are brought to {size} (image_size={size})"
         )
     return size

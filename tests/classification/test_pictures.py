@@ -253,8 +253,8 @@ def test_pictures_of_both_kinds_are_brought_to_the_size_of_most(tmp_path, large,
         write(file, 9, 97)
     data, said = prepared(data={"train": str(tmp_path / "set")})
     assert data.train[0]["image"].shape == (3, size, size)
-    shorter = [s for s in said if "shorter sides are 40 to 97 pixels" in s]
-    assert len(shorter) == (large < 12) and all(f"image_size={size}" in s for s in shorter)
+    longer = [s for s in said if "longer sides are 40 to 97 pixels" in s]
+    assert len(longer) == (large < 12) and all(f"image_size={size}" in s for s in longer)
 
 
 def test_splits_inside_of_the_classes_are_refused(tmp_path):
