@@ -178,9 +178,9 @@ def compare_result(folder: Path) -> dict[str, object]:
     return {"table.json": table, **cells}
 
 
-def scenarios(finished: Path) -> list[Scenario]:
+def scenarios(finished: Path, methods: str) -> list[Scenario]:
     """All jobs; ``finished`` is the folder of an undisturbed run of the first, which is what gets exported."""
-    comparison = ["compare", "--task", "classification", "--methods", "none,srrl", "--seeds", "0", *SMALL]
+    comparison = ["compare", "--task", "classification", "--methods", methods, "--seeds", "0", *SMALL]
     generate = ["faces", "generate", "--n-train", "64", "--n-val", "1", "--n-test", "1", "--split", "train"]
     return [
         Scenario(
@@ -368,6 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments (default 0)")
     parser.add_argument("--only", metavar="NAMES", help="jobs, separated by commas (default: all)")
     parser.add_argument("--settings", default="", help="further ones of every training, with spaces between")
+    parser.add_argument("--methods", default="none,srrl", help="of the comparison (default none,srrl)")
     parser.add_argument("--json", metavar="FILE", help="the table, as JSON")
     parser.add_argument("--keep", metavar="DIR", help="work there, and leave everything")
     args = parser.parse_args(argv)
@@ -377,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     root = Path(args.keep or tempfile.mkdtemp(prefix="srrl-kills-"))
     failures = []
     try:
-        jobs = scenarios(root / "undisturbed" / "training" / "run")
+        jobs = scenarios(root / "undisturbed" / "training" / "run", args.methods)
         names = args.only.split(",") if args.only else [job.name for job in jobs]
         if unknown := set(names) - {job.name for job in jobs}:
             parser.error(

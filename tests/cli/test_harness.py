@@ -29,7 +29,14 @@ def test_inputs_of_every_kind_reach_what_reads_them(tmp_path):
 def test_a_kill_of_a_comparison_of_faces_and_of_an_export_changes_nothing(tmp_path):
     """At random moments, then each is begun again. That of a training is test_run.py's."""
     command = ["--kills", 3, "--only", "comparison,faces,export"]
-    command += ["--settings", "epochs=1 teacher.epochs=1", "--json", tmp_path / "report.json"]
+    command += [
+        "--methods",
+        "srrl",
+        "--settings",
+        "epochs=1 teacher.epochs=1",
+        "--json",
+        tmp_path / "report.json",
+    ]
     report = said_by("kills.py", *command)
     assert report.keys() == {"comparison", "faces", "export"}
     assert all(r["kills"] == 1 and r["lost"] == 0 for r in report.values()), report

@@ -223,7 +223,7 @@ def test_what_fails_in_the_first_process_ends_all(tmp_path):
 def test_a_process_that_is_lost_while_the_data_are_made(tmp_path, killed):
     """The second process waits for the first, and learns of its end from the connection; the first learns it from torchrun."""
     arguments = ["--task", "classification", "--run-dir", tmp_path / "run"]
-    done = launch([HERE / "lost_in_data.py"], killed, *arguments, cwd=tmp_path)
+    done = launch([HERE / "lost_in_data.py"], killed, tmp_path / "begun", *arguments, cwd=tmp_path)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted;"))]
     lost = "error: data: another process of this training has gone; what was saved is intact, go on with --resume"
