@@ -44,7 +44,7 @@ def measure(
     }
     for name, model in models.items():
         results[name] = {
-            **task.evaluate(model, data.test, cfg, full=True),
+            **task.evaluate(task.as_scored(name, model, data.test, cfg), data.test, cfg, full=True),
             "params": count_parameters(model),
             "macs": count_macs(model, data.image_size),
             "size_bytes": run.weights(name).stat().st_size,
@@ -71,7 +71,7 @@ def _last(
 
     model = deepcopy(model)
     load_weights(model, weights, "student", phase=name)
-    return task.evaluate(model, data.test, cfg)
+    return task.evaluate(task.as_scored(name, model, data.test, cfg), data.test, cfg)
 
 
 def _stages(task: Task, cfg: RunSettings, run: RunFolder, name: str, data: Data) -> dict[str, Any]:
@@ -84,7 +84,8 @@ def _stages(task: Task, cfg: RunSettings, run: RunFolder, name: str, data: Data)
         if weights.is_file():
             model = task.build_student(stage)
             load_weights(model, weights, name + suffix, phase=name + suffix)
-            found[suffix.lstrip("-")] = task.evaluate(model.eval(), data.test, stage)
+            scored = task.as_scored(name, model.eval(), data.test, stage)
+            found[suffix.lstrip("-")] = task.evaluate(scored, data.test, stage)
     return found
 
 

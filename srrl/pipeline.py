@@ -246,7 +246,8 @@ class Pipeline:
             dataset = task.validation(data, teacher=samples is None)
             if self.batches and hasattr(dataset, "head"):
                 dataset = dataset.head(self.batches * cfg.batch_size)
-            return once(lambda: task.evaluate(model, dataset, cfg))
+            name = "teacher" if samples is None else "student"
+            return once(lambda: task.evaluate(task.as_scored(name, model, dataset, cfg), dataset, cfg))
 
         trainer = Trainer(
             distiller,
@@ -315,7 +316,8 @@ def finish(
     from srrl.report import write_report
 
     results = measure(task, cfg, run, data, models)
-    write_report(task, cfg, run, data, models, results, chosen, seconds)
+    shown = {name: task.as_scored(name, model, data.test, cfg) for name, model in models.items()}
+    write_report(task, cfg, run, data, shown, results, chosen, seconds)
     runs.write_json(run.results, results)  # last: a run that has it is finished
     for name in models:
         m = results[name]

@@ -186,6 +186,10 @@ class Task:
     def settle(self, student: nn.Module, data: Data, cfg: RunSettings) -> None:
         """Makes a student ready to be scored, after each epoch and before it is saved."""
 
+    def as_scored(self, name: str, model: nn.Module, dataset: Dataset, cfg: RunSettings) -> nn.Module:
+        """The network of that name (teacher, baseline, student) as its figures on ``dataset`` are to be made: itself, or a copy."""
+        return model
+
     def target_domain(
         self,
         cfg: RunSettings,

@@ -82,7 +82,7 @@ class _TwoDomains:
             self.notes[:] = [
                 "Nothing in the target is labelled: **all figures are those of the source domain**, which say nothing of the target"
                 + self.settles(cfg)
-                * ", with the source's BatchNorm statistics; the saved students have the target's"
+                * "; students are measured with the BatchNorm statistics of those pictures, and saved with the target's"
                 + "."
             ]
         details = {**target.details, "label": label, "notes": self.notes}
@@ -132,6 +132,19 @@ class _TwoDomains:
         """Whether students get the target's BatchNorm statistics."""
         return cfg.cross_domain.student_statistics == "target"
 
+    def as_scored(self, name: str, model: nn.Module, dataset: Dataset, cfg: RunSettings) -> nn.Module:
+        """A student with the statistics of the source's pictures, where those stand in for the target's.
+
+        With the target's it would seem worse there than it is, and the epoch would be chosen by chance.
+        """
+        if name == "teacher" or not self.settles(cfg) or not any(dataset is d for d in self.stand_ins):
+            return model
+        from .statistics import estimate_statistics
+
+        model = deepcopy(model)
+        estimate_statistics(model, dataset)
+        return model
+
     def check(self, cfg: RunSettings) -> None:
         """UserError for a method that cannot do with samples that have no labels, or only some of which count."""
         super().check(cfg)
@@ -170,16 +183,7 @@ class _TwoDomains:
     def evaluate(
         self, model: nn.Module, dataset: Dataset, cfg: RunSettings, *, full: bool = False
     ) -> dict[str, Any]:
-        """The base's figures; with ``full`` also what the model still does in the source domain.
-
-        Where pictures of the source stand in for the target's, every network is measured with the statistics of those
-        pictures: with the target's a student would seem worse than it is, and the epoch would be chosen by chance.
-        """
-        if self.settles(cfg) and any(dataset is d for d in self.stand_ins):
-            from .statistics import estimate_statistics
-
-            model = deepcopy(model)
-            estimate_statistics(model, dataset)
+        """The base's figures; with ``full`` also what the model still does in the source domain."""
         result = super().evaluate(model, dataset, cfg, full=full)
         if full and self.source is not None:
             here = super().evaluate(model, self.source.test, cfg)

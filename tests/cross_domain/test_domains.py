@@ -232,7 +232,7 @@ def test_a_target_without_labels_is_not_reported_as_measured(domains):
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_on_pictures_of_the_source_a_network_is_measured_with_their_statistics(domains, labelled):
+def test_on_pictures_of_the_source_a_student_is_measured_with_their_statistics(domains, labelled):
     """Of a student the target's are saved, by which it would seem worse in the source than a teacher or a baseline without."""
     archive, flat, test = domains
     given = {"data": {"train": str(archive)}, "cross_domain": {"train": str(flat)}}
@@ -240,15 +240,23 @@ def test_on_pictures_of_the_source_a_network_is_measured_with_their_statistics(d
     task, cfg = settings(given)
     data = task.prepare(cfg, lambda text: None)
     student = task.build_student(cfg)
-    first = [task.evaluate(student, d, cfg)["top1"] for d in (data.val, data.test)]
+
+    def figures(name):
+        return [
+            task.evaluate(task.as_scored(name, student, d, cfg), d, cfg)["top1"]
+            for d in (data.val, data.test)
+        ]
+
+    first = figures("student")
     for name, values in student.named_buffers():
         if name.endswith("running_mean"):
             values += 1e4  # of another world: one class whatever the picture
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    second = [task.evaluate(student, d, cfg)["top1"] for d in (data.val, data.test)]
+    second = figures("student")
     constant = 100 / 7  # of seven classes with as many pictures each
     assert second[0] == first[0]  # nothing labelled to choose the epoch with, either way
     assert second[1] == pytest.approx(constant) if labelled else second[1] == first[1]
+    assert figures("teacher") == pytest.approx([constant] * 2)  # which keeps what it was trained with
     assert all(v.equal(before[k]) for k, v in student.state_dict().items())
 
 
