@@ -352,7 +352,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> str:
     value = first.get("input")
     if first["type"] in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, dict):
         keys = list(getattr(_at(schema, path), "model_fields", []))
-        hint = f": give {path[-1]}.{keys[0]}=… or another of {', '.join(keys)}" if keys else ""
+        hint = f": give {'.'.join(path)}.{keys[0]}=… or another of {', '.join(keys)}" if keys else ""
         return (
             f"{'.'.join(path)} is a section of settings, not a single value (got {str(value)[:80]!r}){hint}"
         )

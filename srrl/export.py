@@ -124,7 +124,8 @@ def write_quantized(form: str, opened: OpenedRun, data: Data, path: Path) -> lis
         }
         sizes = [opened.run.weights("student"), source, path]
         times = latency(forms, opened.image_size)
-        lines = [f"on {len(data.test)} test pictures ({data.name}); one picture, one thread:"]
+        same = "" if data.val is not data.test else ", which int8's ranges are from as well"
+        lines = [f"on {len(data.test)} test pictures ({data.name}){same}; one picture, one thread:"]
         for (name, model), size in zip(forms.items(), sizes, strict=True):
             figure = task.evaluate(model, data.test, cfg)[task.metric]
             lines.append(

@@ -6,10 +6,12 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from srrl.errors import RunError, UserError
+from srrl.interrupt import Interrupted
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -55,14 +57,17 @@ def _leave() -> None:
 
 
 @contextlib.contextmanager
-def together(what: str) -> Iterator[None]:
-    """What the processes do together: where another has gone meanwhile, a RunError says so, and that of ``what``."""
+def together(what: str | None = None) -> Iterator[None]:
+    """What the processes do together: where another has gone meanwhile, a RunError says so, and in which phase, where there is one."""
     try:
         yield
     except RuntimeError as error:
         if world_size() > 1 and is_lost(error):
+            gone = f"{f'{what}: ' if what else ''}another process of this training has gone"
             raise RunError(
-                f"{what}: another process of this training has gone; what was saved is intact, go on with --resume"
+                f"{gone}; what was saved is intact, go on with --resume"
+                if what
+                else f"{gone}: give the command again, or go on with --resume where the run has begun"
             ) from error
         raise
 
@@ -95,26 +100,43 @@ def job() -> str | None:
     return None if name in (None, "", "none") else name
 
 
-def from_first(make: Callable[[], str], what: str = "data") -> str:
-    """What ``make`` gives in the first process, in every process. What it raises there ends all, as a UserError in the others."""
+def from_first(make: Callable[[], str], what: str | None = None) -> str:
+    """What ``make`` gives in the first process, in every process. What ends it there ends all, and in the same way.
+
+    ``what``: the phase, for the message where another process has gone meanwhile.
+    """
     if world_size() == 1:
         return make()
     from accelerate.utils import broadcast_object_list
 
     state()
-    answer: list[str | None] = [None, None]  # result, error
+    answer: list[Any] = [None, None]  # result, (kind of what ended it, its text or number)
     try:
         if is_first():
             answer[0] = make()
-    except Exception as error:
-        answer[1] = str(error) or type(error).__name__
+    except BaseException as error:
+        answer[1] = _told(error)
         raise
     finally:
         with together(what):
             broadcast_object_list(answer)
     if answer[1] is not None:
-        raise UserError(answer[1])
+        kind, content = answer[1]
+        raise _KINDS[kind](content)
     return str(answer[0])
+
+
+_KINDS = {kind.__name__: kind for kind in (UserError, RunError, Interrupted)}
+
+
+def _told(error: BaseException) -> tuple[str, str | int]:
+    """What ended the first process, as the others are told it."""
+    if isinstance(error, Interrupted):
+        return "Interrupted", error.signum
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted", int(signal.SIGINT)
+    kind = "UserError" if isinstance(error, UserError) else "RunError"
+    return kind, str(error) or type(error).__name__
 
 
 def once(measure: Callable[[], dict[str, float]]) -> dict[str, float]:

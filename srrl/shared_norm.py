@@ -32,9 +32,7 @@ class _Shared:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             y = self._normalised(x.float()).to(x.dtype)
-        for part in ("drop", "act"):  # of timm's BatchNorm with an activation
-            y = getattr(self, part)(y) if isinstance(getattr(self, part, None), nn.Module) else y
-        return y
+        return _activated(self, y)
 
     def _normalised(self, x: Tensor) -> Tensor:
         around = [0, *range(2, x.ndim)]
@@ -54,6 +52,32 @@ class _Shared:
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
         y = centred * (variance + self.eps).rsqrt().view(shape)
         return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+
+
+def _activated(module: nn.Module, y: Tensor) -> Tensor:
+    """What timm's BatchNorm with an activation does after it."""
+    for part in ("drop", "act"):
+        y = getattr(module, part)(y) if isinstance(getattr(module, part, None), nn.Module) else y
+    return y
+
+
+class _Alone(_BatchNorm):
+    """In the place of torch's SyncBatchNorm, and of timm's with an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _activated(self, super().forward(x))
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions, as SyncBatchNorm takes them."""
+
+
+def unshare_batchnorm(model: nn.Module) -> None:
+    """The inverse of :func:`share_batchnorm`, in place: for a network that one process works with while others do not."""
+    for module in model.modules():
+        if isinstance(module, _Shared):
+            module.__class__ = type(module).__bases__[1]
+        elif isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = _Alone
 
 
 def share_batchnorm(model: nn.Module, skip: str = "teacher.") -> None:

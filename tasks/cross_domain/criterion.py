@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from srrl.distillers.base import Criterion
+from srrl.losses import over_processes
 
 
 class DomainCriterion:
@@ -18,21 +19,30 @@ class DomainCriterion:
         self.base, self.confidence, self.kind = base, confidence, base.kind
 
     def supervised(self, output: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Mean over the samples with ``labelled``; 0 where there are none. A batch without that key is labelled."""
+        """Mean over the samples with ``labelled``; 0 where there are none. A batch without that key is labelled.
+
+        Of several processes each has as many collectives as the others, whatever its part of a step holds.
+        """
         labelled = batch.get("labelled")
-        if labelled is None or bool(labelled.all()):
+        if labelled is None:
             return self.base.supervised(output, batch)
+        part = {k: v[labelled] for k, v in batch.items() if k != "labelled"}
+        if (
+            self.kind == "heatmaps"
+        ):  # divided by the labelled points of all processes, also where there are none here
+            return self.base.supervised(output[labelled], part)
+        count = labelled.sum().float()
+        everywhere = over_processes(count)
         if not bool(labelled.any()):
             return output.sum() * 0.0
-        part = {k: v[labelled] for k, v in batch.items() if k != "labelled"}
-        return self.base.supervised(output[labelled], part)
+        return self.base.supervised(output[labelled], part) * (count / everywhere)
 
     def weight(self, teacher: Tensor) -> Tensor | None:
         weight = self.base.weight(teacher)
         if not self.confidence:
             return weight
         each = certainty(teacher, self.kind).pow(self.confidence)
-        each = each / each.mean().clamp(min=1e-6)
+        each = each / over_processes(each.mean()).clamp(min=1e-6)
         if self.kind == "logits":
             return each
         return each[:, None, None, None] * (1.0 if weight is None else weight)

@@ -139,9 +139,12 @@ class _TwoDomains:
         """
         if name == "teacher" or not self.settles(cfg) or not any(dataset is d for d in self.stand_ins):
             return model
+        from srrl.shared_norm import unshare_batchnorm
+
         from .statistics import estimate_statistics
 
         model = deepcopy(model)
+        unshare_batchnorm(model)  # the first process measures alone
         estimate_statistics(model, dataset)
         return model
 

@@ -86,7 +86,7 @@ def test_other_pictures_can_check_the_file(finished, tmp_path, capsys):
     assert command("export", finished, "--format", "packed", *arguments, tmp_path / "a.safetensors") == 0
     assert "largest difference 0 on 20 test pictures" in capsys.readouterr().out
     assert command("export", finished, "--format", "onnx-int8", *arguments, tmp_path / "a.onnx") == 0
-    assert "on 20 test pictures (pictures)" in capsys.readouterr().out
+    assert "on 20 test pictures (pictures), which int8's ranges are from as well" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["evaluate", "benchmark", "export"])

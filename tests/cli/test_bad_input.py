@@ -232,6 +232,18 @@ def test_more_points_than_the_models_predict(train, tmp_path, photos):
     )
 
 
+def test_a_face_of_the_test_split_that_does_not_decode_is_named_before_training(train, tmp_path, photos):
+    other = tmp_path / "others"
+    write_face(other, "a", 0)
+    write_face(other, "b", 1)
+    (other / "b.jpg").write_bytes(b"no picture")
+    refused(
+        train("--task", "faces", f"data.train={photos}", f"data.val={photos}", f"data.test={other}", *TINY),
+        "b.jpg",
+        "does not decode",
+    )
+
+
 def test_an_unlabelled_eye_corner_is_found_before_training_or_skipped(tmp_path):
     """The inter-ocular distance cannot be measured without it; found at the end it would cost the whole run."""
     folder = faces(tmp_path / "csv", 6)

@@ -437,7 +437,7 @@ def test_two_processes_share_one_run_folder_and_train_as_one(arguments, tmp_path
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     settings = [*arguments, "epochs=1", "teacher.lr=1e-6", "optim.name=sgd", "optim.lr=1e-4"]
     done = subprocess.run(
-        [*launcher, "-m", "srrl.train", *settings],
+        [*launcher, ROOT / "tests/cli/counting.py", tmp_path / "validations", *settings],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -451,6 +451,8 @@ def test_two_processes_share_one_run_folder_and_train_as_one(arguments, tmp_path
     assert {"teacher", "baseline", "student"} <= results.keys()
     for line in ("config:", "report:", "student  epoch 1/1"):
         assert done.stdout.count(line) == 1, line
+    # teacher, baseline and student once each, then scored, the students' last epochs too: all by the first process
+    assert (tmp_path / "validations").read_text().splitlines() == ["0 24"] * (3 + 3 + 2)
     status, _, error = forked("train", *settings, "batch_size=8", "--run-dir", tmp_path / "one")
     assert status == 0, error
     two, one = (read_metrics(tmp_path / run / "metrics.csv") for run in ("runs/faces/001", "one"))

@@ -116,6 +116,42 @@ def test_statistics_of_each_process_alone_are_others(folders, tmp_path):
     assert not torch.allclose(found[name], one[name], rtol=1e-2)
 
 
+LABELS = """
+import torch, torch.distributed as dist
+from srrl.losses import heatmap_l2
+from srrl_tasks.cross_domain.criterion import DomainCriterion
+from srrl.api import CrossEntropyCriterion
+dist.init_process_group("gloo")
+mine = slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+draw = torch.Generator().manual_seed(0)
+maps, logits = torch.rand(4, 3, 2, 2, generator=draw), torch.rand(4, 5, generator=draw)
+points = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 1], [1, 0, 1]], dtype=torch.bool)
+losses = [heatmap_l2(maps[mine], torch.zeros(2, 3, 2, 2), mask=points[mine])]
+for few in ([0, 0, 1, 0], [1, 0, 1, 1]):
+    batch = {"labelled": torch.tensor(few, dtype=torch.bool)[mine], "label": torch.arange(4)[mine]}
+    losses.append(DomainCriterion(CrossEntropyCriterion()).supervised(logits[mine], batch))
+whole = torch.stack(losses)
+dist.all_reduce(whole)
+print("losses", *(whole / 2).tolist()) if dist.get_rank() == 0 else None
+dist.destroy_process_group()
+"""
+
+
+def test_what_a_loss_is_divided_by_is_that_of_all_processes(tmp_path):
+    """Labels that lie unevenly, none at all in a part: the mean of two processes' losses is that of their samples, by a loop."""
+    (tmp_path / "script.py").write_text(LABELS)
+    done = launch([tmp_path / "script.py"])
+    assert done.returncode == 0, done.stderr
+    draw = torch.Generator().manual_seed(0)
+    maps, logits = torch.rand(4, 3, 2, 2, generator=draw).double(), torch.rand(4, 5, generator=draw).double()
+    labelled = [(0, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2)]
+    expected = [sum(float((maps[n, k] ** 2).sum()) for n, k in labelled) / len(labelled)]
+    for few in ((2,), (0, 2, 3)):
+        each = [float(logits[n].exp().sum().log() - logits[n, n]) for n in few]
+        expected.append(sum(each) / len(each))
+    assert [float(x) for x in done.stdout.split()[1:]] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_epoch_of_two_processes_passes_over_the_data_once(folders):
     root = folders[0]
     assert load_state(root / "two" / "srrl" / "student.pt")["average"]["count"] == EPOCHS * STEPS
@@ -226,7 +262,7 @@ def test_a_process_that_is_lost_while_the_data_are_made(tmp_path, killed):
     done = launch([HERE / "lost_in_data.py"], killed, tmp_path / "begun", *arguments, cwd=tmp_path)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "interrupted;"))]
-    lost = "error: data: another process of this training has gone; what was saved is intact, go on with --resume"
+    lost = "error: another process of this training has gone: give the command again, or go on with --resume where the run has begun"
     stopped = (
         f"interrupted; go on with: torchrun --nproc-per-node 2 -m srrl.train --resume {tmp_path / 'run'}"
     )

@@ -1,9 +1,11 @@
 """The training loop: what a failure leaves behind, and arithmetic checked by hand."""
 
+import argparse
 import copy
 import csv
 import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -15,13 +17,15 @@ from toys import Colours, tiny
 
 from srrl.api import CrossEntropyCriterion, accuracy
 from srrl.checkpoint import load_state, save_state
+from srrl.cli import guarded
 from srrl.config import OptimSettings
 from srrl.data import KeyedDataset
 from srrl.distillers import build_distiller
 from srrl.distillers.base import MethodSettings
 from srrl.errors import RunError, UserError
 from srrl.runs import MetricsLog, read_metrics
-from srrl.trainer import Phase, Trainer, check_compiler, make_accelerator
+from srrl.train import COMMAND
+from srrl.trainer import Phase, Trainer, make_accelerator
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "srrl"])
@@ -342,16 +346,26 @@ def test_a_data_process_that_is_killed(tmp_path):
     assert len(log) == 2
 
 
-def test_a_missing_compiler_is_named_before_anything_is_compiled(monkeypatch):
+def test_a_missing_compiler_is_named_before_anything_is_trained(monkeypatch, capsys, tmp_path):
     """torch's own compiler, which finds no other one; that it finds one where it is there, the run of a compiled training shows."""
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/no/such/g++"))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    monkeypatch.chdir(tmp_path)
     torch._dynamo.reset()
-    with pytest.raises(
-        UserError, match=r"compile=true: torch cannot compile here \(.*C\+\+.*\): install a C\+\+ compiler"
-    ) as error:
-        check_compiler(torch.device("cpu"))
-    assert "\n" not in str(error.value)
+    assert guarded(lambda: command(["--task", "classification", "--quick", "compile=true", "threads=1"])) == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(
+        r"error: compile=true: torch cannot compile here \(.*C\+\+.*\): install a C\+\+ compiler .*\n",
+        said.err,
+    )
+    assert "data:" not in said.out and not list(tmp_path.glob("runs/*/*"))
+
+
+def command(arguments):
+    """python -m srrl.train, in this process."""
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    return COMMAND.run(parser.parse_args(arguments))
 
 
 def test_data_that_changed_since_the_checkpoint_are_named(tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +17,7 @@ import torch
 from coloured import TINY, colours, pack
 from forked import forked
 from safetensors.torch import load_file
-from small_run import write_face
+from small_run import ROOT, write_face
 from srrl_tasks.classification.sources import pictures_in
 from srrl_tasks.faces import target as faces_target
 from srrl_tasks.faces.schemes import scheme_for
@@ -80,6 +83,28 @@ def evaluated(folder, out, *more):
     COMMAND.add_arguments(parser)
     assert COMMAND.run(parser.parse_args([str(folder), "--json", str(out), *map(str, more)])) == 0
     return json.loads(out.read_text())
+
+
+def test_two_processes_measure_students_on_the_source(domains, tmp_path):
+    """The first one alone, with BatchNorms that the others have a part in while they train."""
+    archive, flat, _ = domains
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        "-m",
+        "srrl.train",
+        "--task",
+        "cross_domain",
+        f"data.train={archive}",
+        f"cross_domain.train={flat}",
+    ]
+    done = subprocess.run(
+        [*launcher, *command, *TINY, "batch_size=4", "epochs=1", "--run-dir", tmp_path / "run"],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["dataset"] == "bright for night" and 0 <= results["student"]["top1"] <= 100
 
 
 def test_evaluate_repeats_the_figures_and_takes_other_data(run, domains, tmp_path):
