@@ -358,7 +358,7 @@ def test_a_missing_compiler_is_named_before_anything_is_trained(monkeypatch, cap
     assert re.fullmatch(
         r"error: compile=true: torch cannot compile here \(.*C\+\+.*\): install a C\+\+ .*", last
     )
-    assert "data:" not in said.out and not list(tmp_path.glob("runs/*/*"))
+    assert "data: digits" not in said.out and not list(tmp_path.glob("runs/*/*"))  # nor is a run left behind
 
 
 def command(arguments):
